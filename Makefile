@@ -1,0 +1,51 @@
+# dCMMS feature store: the commands of a day. `make` alone lists them.
+
+# Python 3.11, by its own name or as python3. Another one: make PYTHON=/path/to/python3.11 ...
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-wind up down load test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## the whole path on a demo fleet: databases, Feast, materialization, REST
+	@$(BIN)/python -m dev demo
+
+demo-wind: $(INSTALLED) ## the same path on real data: the La Haute Borne wind farm
+	@$(BIN)/python -m dev demo-wind
+
+up: $(INSTALLED) ## start PostgreSQL and Redis on 127.0.0.1, write .env
+	@$(BIN)/python -m dev up
+
+down: $(INSTALLED) ## stop them; the data stays in .local/
+	@$(BIN)/python -m dev down
+
+load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 120" for another one
+	@$(BIN)/python -m dev load $(ARGS)
+
+test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## ruff and sqlfluff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql
+	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql
+
+clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
+	@rm -rf .local $(VENV) .pytest_cache .ruff_cache .hypothesis feast_monitoring
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again only when the requirements change. -qq: errors only, not what pip thinks of the machine.
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+		{ echo "this needs Python 3.11: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing the requirements into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,37 @@
+"""The offline store: one directory of Parquet snapshots per feature view.
+
+`<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`; the data directory is `FEATURE_DATA_DIR`, by default
+`data/` beside this file. Sources carry absolute paths: the DuckDB store resolves a relative one against the
+caller's working directory.
+"""
+
+import os
+from pathlib import Path
+
+from feast import FileSource
+from feast.data_format import ParquetFormat
+
+REPOSITORY = Path(__file__).resolve().parent
+
+
+def data_dir() -> Path:
+    """Return the absolute directory that holds the snapshots of every feature view."""
+    return (REPOSITORY / os.environ.get("FEATURE_DATA_DIR", "data")).resolve()
+
+
+def snapshots_of(view: str) -> FileSource:
+    """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files."""
+    return FileSource(
+        name=f"{view}_snapshots",
+        path=str(data_dir() / view),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+        description=f"Snapshots of {view}, one Parquet file per as-of instant.",
+        owner="ml-platform@dcmms.example",
+    )
+
+
+asset_snapshots = snapshots_of("asset_features")
+work_order_snapshots = snapshots_of("work_order_features")
+telemetry_snapshots = snapshots_of("telemetry_features")

@@ -1,0 +1,308 @@
+"""`make demo`: the whole path, from two databases to an answer of the feature server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import psycopg2
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from dev.servers import HOST, require_free_port
+from dev.stack import REPOSITORY, LocalStack
+from dev.steps import console, run_command, run_step
+
+FEATURE_SERVER_PORT = 6566
+FEATURE_SERVER_TIMEOUT_SECONDS = 60.0
+FEATURE_SERVICE = "predictive_maintenance_v1"
+
+#: Settings of the caller that would lead the demo's programs away from the local stack.
+_FOREIGN_SETTINGS = (
+    "CLICKHOUSE_HOST",
+    "CLICKHOUSE_USER",
+    "CLICKHOUSE_PASSWORD",
+    "FEATURE_DATA_DIR",
+    "FEAST_FS_YAML_FILE_PATH",
+)
+#: The feature server is on this machine, whatever proxy the environment names.
+_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: The code that decides what a fleet looks like: a change loads it anew.
+_FLEET_CODE = ("fleet/*.py", "load.py", "schema.py", "sql/*.sql")
+
+
+@dataclass(frozen=True)
+class FleetParameters:
+    """What determines a demo fleet. The same parameters give the same rows."""
+
+    assets: int = 60
+    days: int = 400
+    seed: int = 7
+    end: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    variant: str = "n"
+
+    def fingerprint(self) -> str:
+        """A short text that is equal for equal parameters and equal generator code."""
+        code = hashlib.sha256()
+        for path in sorted(file for pattern in _FLEET_CODE for file in Path(__file__).parent.glob(pattern)):
+            code.update(path.read_bytes())
+        return json.dumps({**asdict(self), "code": code.hexdigest()[:16]}, default=datetime.isoformat)
+
+
+class Asset(NamedTuple):
+    """One asset, as a person knows it and as Feast does."""
+
+    asset_id: str
+    name: str
+    site: str
+
+
+def load_fleet(stack: LocalStack, parameters: FleetParameters) -> None:
+    """Generates the fleet and loads it into both databases of the stack, in place of what was there."""
+    from dev import fleet, load
+
+    _write_marker(stack, None)
+    generated = fleet.generate(
+        seed=parameters.seed, assets=parameters.assets, days=parameters.days, end=parameters.end
+    )
+    with _progress_bar() as report:
+        url = stack.postgres.url("dcmms", "dcmms")
+        load.load_fleet(url, stack.clickhouse_dsn, generated, parameters.variant, progress=report)
+    _write_marker(stack, parameters.fingerprint())
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a callback (table, rows so far, rows in all) that moves a bar; on a terminal only."""
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("", total=None)
+        yield lambda table, rows, total: progress.update(bar, description=table, completed=rows, total=total)
+
+
+def is_loaded(stack: LocalStack, parameters: FleetParameters) -> bool:
+    """True if both databases hold the fleet of exactly these parameters."""
+    with closing(psycopg2.connect(stack.postgres.admin_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = 'dcmms'"
+        )
+        (marker,) = cursor.fetchone()
+    return marker == parameters.fingerprint() and (stack.directory / "clickhouse").is_dir()
+
+
+def _write_marker(stack: LocalStack, marker: str | None) -> None:
+    # A comment on the database: it comes and goes with the data that it describes.
+    with closing(psycopg2.connect(stack.postgres.admin_url)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("comment on database dcmms is %s", [marker])
+
+
+def run_demo() -> None:
+    """The demo. Leaves the stack as it was: what this started is stopped, also after an error or Ctrl-C.
+
+    Raises `click.ClickException` for a step that failed, `PortTaken` and `ServerError` for the servers.
+    """
+    require_free_port(FEATURE_SERVER_PORT, "feast serve")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: through the clean-up below
+    stack = LocalStack()
+    started = run_step("PostgreSQL and Redis, on 127.0.0.1", stack.up)
+    try:
+        console.print(_show_the_path(stack, FleetParameters()))
+    finally:
+        for server in stack.servers:
+            if server.name in started:
+                run_step(f"stop {server.name}", server.stop)
+
+
+def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
+    """Goes the whole path on the running stack, step by step, and returns the answer as a table."""
+    as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
+    feast = Path(sys.executable).with_name("feast")
+    materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
+    environment = demo_environment(stack)
+
+    if is_loaded(stack, parameters):
+        console.print("[green]✓[/] the demo fleet is loaded already", highlight=False)
+    else:
+        size = f"{parameters.assets} assets, {parameters.days} days"
+        run_step(f"load the demo fleet: {size}", lambda: load_fleet(stack, parameters))
+    run_command("feast apply", [feast, "apply"], cwd=REPOSITORY, env=environment)
+    run_command(" ".join(materialize[1:]), materialize, cwd=REPOSITORY, env=environment)
+    with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):
+        assets = two_assets(stack)
+        answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
+    return feature_table(assets, answer, as_of)
+
+
+def demo_environment(stack: LocalStack) -> dict[str, str]:
+    """The environment of the demo's programs: the caller's, but with the settings of the local stack."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
+    # No .env file: it may hold settings of the user's own.
+    return {**inherited, **stack.settings(), "FEATURE_STORE_ENV_FILE": os.devnull, "PYTHONWARNINGS": "ignore"}
+
+
+@contextmanager
+def feature_server(command: Sequence[str | Path], environment: Mapping[str, str]) -> Iterator[None]:
+    """Runs `feast serve` for the length of the block, which begins when the server is healthy.
+
+    Raises `click.ClickException` with the last lines of its output if it ends or does not answer in time.
+    """
+    log_path = LocalStack().directory / "feast-serve.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own: the server and its workers are stopped as one
+        )
+        try:
+            title = f"feast serve -h {HOST} -p {FEATURE_SERVER_PORT}"
+            run_step(title, lambda: _wait_until_healthy(process, log_path))
+            yield
+        finally:
+            _stop_group(process)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + FEATURE_SERVER_TIMEOUT_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), _HTTP.open(_url("/health"), timeout=2):
+            return
+        time.sleep(0.1)
+    said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    raise click.ClickException(f"feast serve does not answer on {_url('/health')}; it said:\n{said}")
+
+
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
+    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, stop_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def _url(path: str) -> str:
+    return f"http://{HOST}:{FEATURE_SERVER_PORT}{path}"
+
+
+def two_assets(stack: LocalStack) -> list[Asset]:
+    """A wind turbine and a solar inverter: of each kind the one with the most failures so far."""
+    query = """
+        select distinct on (a.type) a.id::text, a.name, s.name
+        from assets a
+        join sites s on s.id = a.site_id
+        left join lateral (
+            select count(*) as failures from work_orders w
+            where w.asset_id = a.id and w.type in ('corrective', 'emergency')
+        ) f on true
+        where a.type in ('turbine', 'inverter') and a.status <> 'decommissioned'
+        order by a.type desc, f.failures desc, a.asset_id
+    """
+    url = stack.postgres.url("dcmms", "dcmms")
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return [Asset(*row) for row in cursor.fetchall()]
+
+
+def ask(assets: Sequence[Asset]) -> dict[str, list[Any]]:
+    """The feature server's values, `{view__feature: [value per asset]}`; None is an unknown value.
+
+    Raises `click.ClickException` if the server refuses, with its message, or has no row for an asset.
+    """
+    body = {
+        "feature_service": FEATURE_SERVICE,
+        "entities": {"asset_id": [asset.asset_id for asset in assets]},
+        "full_feature_names": True,
+    }
+    request = urllib.request.Request(
+        _url("/get-online-features"), json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with _HTTP.open(request, timeout=10) as response:
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode()
+        raise click.ClickException(f"the feature server answers {error.code}: {said}") from error
+    names = answer["metadata"]["feature_names"]
+    values = {name: result["values"] for name, result in zip(names, answer["results"], strict=True)}
+    missing = [
+        asset.name
+        for asset, known in zip(assets, values["asset_features__asset_type"], strict=True)
+        if known is None
+    ]
+    if missing:  # the server answers an unknown asset with NULLs, as if all were well
+        raise click.ClickException(f"the online store has no row for {', '.join(missing)}")
+    return values
+
+
+def feature_table(assets: Sequence[Asset], answer: Mapping[str, Sequence[Any]], as_of: str) -> Table:
+    """The answer as a table: features as rows, grouped by view, with their units; one column per asset."""
+    table = Table(
+        title=f"POST {_url('/get-online-features')}\nfeature service {FEATURE_SERVICE}, as of {as_of}",
+        caption="— is unknown (NULL)",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+    )
+    table.add_column("feature", no_wrap=True)
+    for asset in assets:
+        table.add_column(Text(f"{asset.name}\n{asset.site}"), justify="right", overflow="fold")
+    table.add_column("unit", style="dim")
+    for view, fields in _service_fields().items():
+        table.add_section()
+        table.add_row(Text(view, style="bold cyan"))
+        for feature, unit in fields.items():
+            values = answer[f"{view}__{feature}"]
+            table.add_row(f" {feature}", *(_readable(value) for value in values), unit)
+    return table
+
+
+def _service_fields() -> dict[str, dict[str, str]]:
+    """The features of the service: `{view: {feature: unit}}`, in the order of the definitions."""
+    from features.services import predictive_maintenance_v1
+
+    return {
+        projection.name: {field.name: _unit(field.tags.get("unit", "")) for field in projection.features}
+        for projection in predictive_maintenance_v1.feature_view_projections
+    }
+
+
+def _unit(tag: str) -> str:
+    return "" if tag in {"1", "text", "count"} else tag.removeprefix("points ")
+
+
+def _readable(value: Any) -> str:
+    """A value for a table: three significant digits and thousands separators; a uuid by its first part."""
+    if value is None:
+        return "—"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value[:8]}…" if _UUID.fullmatch(value) else value

@@ -1,0 +1,27 @@
+"""The things that features describe, and the key by which each is looked up."""
+
+from feast import Entity, ValueType
+
+asset = Entity(
+    name="asset",
+    join_keys=["asset_id"],
+    value_type=ValueType.STRING,
+    description="A piece of equipment of a solar or wind site: assets.id of dCMMS as lower-case text.",
+    tags={"owner": "ml-platform", "source": "postgresql.assets"},
+)
+
+work_order = Entity(
+    name="work_order",
+    join_keys=["work_order_id"],
+    value_type=ValueType.STRING,
+    description="A maintenance job: work_orders.id of dCMMS as lower-case text.",
+    tags={"owner": "ml-platform", "source": "postgresql.work_orders"},
+)
+
+site = Entity(
+    name="site",
+    join_keys=["site_id"],
+    value_type=ValueType.STRING,
+    description="A solar, wind or hybrid plant: sites.id of dCMMS as lower-case text.",
+    tags={"owner": "ml-platform", "source": "postgresql.sites"},
+)

@@ -1,0 +1,51 @@
+"""What an asset is, how it has been maintained so far, and how healthy it is."""
+
+from datetime import timedelta
+
+from feast import FeatureView
+from feast.types import Float32, Float64, Int32, String
+
+from data_sources import asset_snapshots
+from entities import asset
+from features.fields import ASSET_ID, feature
+
+asset_features = FeatureView(
+    name="asset_features",
+    entities=[asset],
+    ttl=timedelta(days=365),
+    source=asset_snapshots,
+    description="Master data, maintenance record and health of every asset that exists at the as-of instant.",
+    owner="ml-platform@dcmms.example",
+    tags={"sql": "features/asset_features.sql", "engine": "postgresql"},
+    schema=[
+        ASSET_ID,
+        feature("tenant_id", String, "text", "Owner of the asset: tenants.id as lower-case text"),
+        feature("site_id", String, "text", "Site of the asset: sites.id as lower-case text"),
+        feature("asset_type", String, "text", "Kind of equipment: inverter, turbine, transformer, ..."),
+        feature("asset_status", String, "text", "Operational status; NULL where the asset's row changed later"),
+        feature("asset_age_months", Int32, "months", "Whole months since the installation; NULL without its date"),
+        feature("total_work_orders", Int32, "count", "Work orders so far, without the cancelled ones"),
+        feature("corrective_work_orders", Int32, "count", "Corrective work orders so far"),
+        feature("preventive_work_orders", Int32, "count", "Preventive work orders so far"),
+        feature("days_since_last_maintenance", Int32, "days", "Whole days since any maintenance was completed"),
+        feature(
+            "days_since_last_corrective_wo",
+            Int32,
+            "days",
+            "Whole days since a corrective repair was completed",
+        ),
+        feature("mttr_hours", Float32, "hours", "Mean time from a failure's report to its restoration (EN 13306)"),
+        feature("mtbf_hours", Float32, "hours", "Mean operating time between failures (EN 15341)"),
+        feature(
+            "health_score",
+            Float32,
+            "points of 100",
+            "Recorded score of the last 7 d, else dCMMS's scoring rules",
+        ),
+        feature("recent_alarms_30d", Int32, "count", "Alerts triggered in the last 30 d"),
+        feature("recent_critical_alarms_30d", Int32, "count", "Critical alerts triggered in the last 30 d"),
+        feature("installed_capacity_kw", Float64, "kW", "Rated power; NULL where no readable figure is recorded"),
+        feature("manufacturer", String, "text", "Manufacturer; NULL if empty"),
+        feature("model", String, "text", "Model; NULL if empty"),
+    ],
+)

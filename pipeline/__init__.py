@@ -1,0 +1,1 @@
+"""What `materialize_features.py` does: extract features as of one instant, keep snapshots of them, publish them."""

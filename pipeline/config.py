@@ -1,0 +1,76 @@
+"""Settings, read once from the environment and `.env` into one typed object."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import PipelineError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"postgres(ql)?://[^/]+/\w", url.get_secret_value()):
+        raise ValueError("is no postgresql://user:password@host:port/database")
+    return url
+
+
+class Settings(BaseSettings):
+    """Where the databases are and how to read them. Secrets never show in its `repr`.
+
+    Each field is the environment variable of the same name in capitals; `.env` in the repository, or the file that
+    `FEATURE_STORE_ENV_FILE` names, holds values for the variables that the environment does not have.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
+    clickhouse_dsn: SecretStr | None = None
+    clickhouse_host: str | None = None
+    clickhouse_user: str = "default"
+    clickhouse_password: SecretStr = SecretStr("")
+    clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
+    telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
+    feature_data_dir: Path = Path("data")
+    statement_timeout_seconds: int = Field(900, ge=1)
+
+    @model_validator(mode="after")
+    def _one_clickhouse(self) -> "Settings":
+        if not (self.clickhouse_dsn or self.clickhouse_host):
+            raise ValueError("CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing")
+        if not self.feature_data_dir.is_absolute():
+            self.feature_data_dir = REPOSITORY / self.feature_data_dir
+        return self
+
+    @property
+    def bucket_seconds(self) -> int:
+        """Width of a telemetry bucket in seconds."""
+        return self.telemetry_bucket_minutes * 60
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
+    """
+    env_file = Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        faults = "; ".join(_fault(detail) for detail in error.errors())
+        raise PipelineError(
+            f"Settings: {faults}. Set it in the environment or in {env_file} (see .env.example)."
+        ) from None
+
+
+def _fault(detail: dict) -> str:
+    """Return one pydantic error as `VARIABLE what is wrong`."""
+    variable = "_".join(str(part) for part in detail["loc"]).upper()
+    if detail["type"] == "missing":
+        return f"{variable} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{variable} {message[0].lower()}{message[1:]}" if variable else message

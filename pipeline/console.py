@@ -1,0 +1,87 @@
+"""What a run shows: progress bars on a terminal, log lines without one (cron), and a table at the end."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.run import Progress as ProgressCallback
+from pipeline.run import ViewResult
+
+logger = logging.getLogger("pipeline")
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class Console:
+    """Standard error carries progress and messages, standard output the table."""
+
+    def __init__(self, views: list[str], *, quiet: bool) -> None:
+        self._views = views
+        self._quiet = quiet
+        self._errors = RichConsole(stderr=True)
+        self._output = RichConsole()
+        if self._errors.is_terminal:
+            handler: logging.Handler = RichHandler(console=self._errors, show_path=False, show_time=False)
+        else:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+        logger.propagate = False
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressCallback]:
+        """Yield the callback that shows what is being done with each view."""
+        if self._quiet or not self._errors.is_terminal:
+            yield self._log_progress
+            return
+        with Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[view]:<20}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self._errors,
+        ) as bars:
+            tasks = {view: bars.add_task("waiting", view=view, total=1.0, start=False) for view in self._views}
+
+            def show(view: str, stage: str, share: float) -> None:
+                if view in tasks:
+                    bars.start_task(tasks[view])
+                    bars.update(tasks[view], description=stage, completed=share)
+
+            yield show
+
+    def summary(self, results: list[ViewResult], as_of: datetime) -> None:
+        """Print one line per view: rows, seconds, newest source time, bytes of its snapshot, outcome."""
+        if self._quiet:
+            return
+        table = Table(title=f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC", box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("view")
+        for heading in ("rows", "seconds", "newest source time (UTC)", "bytes"):
+            table.add_column(heading, justify="right")
+        table.add_column("outcome")
+        for result in results:
+            newest = f"{result.newest_source:%Y-%m-%d %H:%M:%S}" if result.newest_source else "-"
+            table.add_row(
+                result.view, f"{result.rows:,}", f"{result.seconds:.1f}", newest, f"{result.bytes:,}", _outcome(result)
+            )
+        self._output.print(table)
+
+    def _log_progress(self, view: str, stage: str, share: float) -> None:
+        if share == 0.0 and view in self._views:
+            logger.info("%s: %s", view, stage)
+
+
+def _outcome(result: ViewResult) -> str:
+    if result.error:
+        return "failed"
+    if result.published:
+        return "online"
+    return "snapshot only" if result.bytes else "nothing written"

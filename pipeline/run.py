@@ -1,0 +1,189 @@
+"""One run: read the asked views as of one instant, keep their snapshots, publish them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore
+
+from pipeline import extract, online
+from pipeline.clickhouse import open_clickhouse
+from pipeline.config import Settings
+from pipeline.errors import PipelineError
+from pipeline.postgres import open_postgres
+from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
+
+logger = logging.getLogger(__name__)
+
+ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
+
+# Told a view, what is being done with it, and a share of that between 0 and 1.
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass
+class ViewResult:
+    """What became of one view: `error` is None when all that was asked for it is done.
+
+    `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
+    snapshot, `published` whether it is online now.
+    """
+
+    view: str
+    rows: int = 0
+    seconds: float = 0.0
+    newest_source: datetime | None = None
+    bytes: int = 0
+    published: bool = False
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def materialize(
+    settings: Settings,
+    as_of: datetime,
+    views: list[str],
+    *,
+    push: bool = True,
+    dry_run: bool = False,
+    progress: Progress = lambda view, stage, share: None,
+) -> list[ViewResult]:
+    """Extract `views` as of `as_of`, write a snapshot of each and, with `push`, publish it; return a result each.
+
+    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. With
+    `dry_run` nothing is written. Raises `PipelineError` where the feature store itself is out of reach.
+    """
+    store = online.open_feature_store() if push and not dry_run else None
+    run = _Run(settings, as_of, views, progress)
+    run.read()
+    if not dry_run:
+        run.keep(store)
+    return [run.results[view] for view in views]
+
+
+class _Run:
+    """The state of one run. A step that fails fails its view, and what depends on it, but not the run."""
+
+    def __init__(self, settings: Settings, as_of: datetime, views: list[str], progress: Progress) -> None:
+        self.settings = settings
+        self.as_of = as_of
+        self.views = views
+        self.progress = progress
+        # A view that was not asked for may still be read, because another one needs it.
+        self.results = {view: ViewResult(view) for view in (ASSETS, WORK_ORDERS, TELEMETRY)}
+        self.raw: dict[str, pa.Table] = {}
+        self.snapshots: dict[str, pa.Table] = {}
+
+    def read(self) -> None:
+        """Read the databases and make the snapshots of the asked views in memory."""
+        self._read_postgres()
+        self._read_clickhouse()
+        created = datetime.now(UTC)
+        for view, complete in {
+            WORK_ORDERS: lambda: self.raw[WORK_ORDERS],
+            ASSETS: self._complete_assets,
+            TELEMETRY: self._complete_telemetry,
+        }.items():
+            if view not in self.views or view not in self.raw:
+                continue
+            with self._step(view, "combining"):
+                table = complete()
+                result = self.results[view]
+                result.rows = table.num_rows
+                result.newest_source = pc.max(table["newest_source_at"]).as_py()
+                self.snapshots[view] = extract.as_snapshot(view, table, created)
+
+    def keep(self, store: FeatureStore | None) -> None:
+        """Write the snapshots and publish those that are the newest of their view."""
+        for view in self.views:
+            if view in self.snapshots:
+                with self._step(view, "writing"):
+                    self._keep(view, store)
+
+    def _read_postgres(self) -> None:
+        needed = [
+            view
+            for view, is_needed in (
+                (ASSETS, ASSETS in self.views or TELEMETRY in self.views),
+                (WORK_ORDERS, WORK_ORDERS in self.views),
+            )
+            if is_needed
+        ]
+        try:
+            with open_postgres(self.settings) as source:
+                for view in needed:
+                    with self._step(view, "reading"):
+                        self.raw[view] = extract.extract_postgres(source, view, self.as_of)
+        except PipelineError as error:
+            for view in needed:
+                self._fail(view, error)
+
+    def _read_clickhouse(self) -> None:
+        if ASSETS in self.views or TELEMETRY in self.views:
+            with self._step(TELEMETRY, "reading"), open_clickhouse(self.settings) as source:
+                self.raw[TELEMETRY] = extract.extract_telemetry(source, self.as_of, self.settings.bucket_seconds)
+
+    def _complete_assets(self) -> pa.Table:
+        if TELEMETRY not in self.raw:
+            reason = self.results[TELEMETRY].error
+            self._note(ASSETS, f"health_score is computed without its telemetry component: {reason}")
+        return extract.complete_asset_features(self.raw[ASSETS], self.raw.get(TELEMETRY))
+
+    def _complete_telemetry(self) -> pa.Table:
+        assets = self.raw.get(ASSETS)
+        if assets is None:
+            path = newest_snapshot(self.settings.feature_data_dir, ASSETS, until=self.as_of)
+            if path is None:
+                raise PipelineError(f"telemetry needs the assets, and none could be read: {self.results[ASSETS].error}")
+            assets = read_snapshot(path, ["asset_id", "installed_capacity_kw"])
+            self._note(TELEMETRY, f"assets and their capacity are those of the snapshot {path.stem}")
+        return extract.complete_telemetry_features(self.raw[TELEMETRY], assets)
+
+    def _keep(self, view: str, store: FeatureStore | None) -> None:
+        result, snapshot = self.results[view], self.snapshots[view]
+        if store:  # first of all: a view that is not registered cannot be published
+            online.registered_view(store, view)
+        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
+        replaced = path.exists()
+        result.bytes = write_snapshot(snapshot, path)
+        if not store:
+            return
+        newest = newest_snapshot(self.settings.feature_data_dir, view)
+        if newest and newest != path:
+            self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
+            return
+        online.publish(
+            store,
+            view,
+            snapshot,
+            replaced=replaced,
+            progress=lambda rows: self.progress(view, "publishing", rows / snapshot.num_rows),
+        )
+        result.published = True
+
+    def _note(self, view: str, text: str) -> None:
+        self.results[view].notes.append(text)
+        logger.warning("%s: %s", view, text)
+
+    def _fail(self, view: str, error: PipelineError) -> None:
+        self.results[view].error = str(error)
+        if view in self.views:
+            self.progress(view, "failed", 1.0)
+            logger.error("%s: %s", view, error)
+
+    @contextmanager
+    def _step(self, view: str, stage: str) -> Iterator[None]:
+        """Do one thing for one view: its time counts for the view, its failure fails the view."""
+        self.progress(view, stage, 0.0)
+        started = time.monotonic()
+        try:
+            yield
+        except PipelineError as error:
+            self._fail(view, error)
+        finally:
+            self.results[view].seconds += time.monotonic() - started
