@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Materialize the features of dCMMS: extract as of one instant, keep snapshots, publish the newest values."""
 
-import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ class DefaultCommandGroup(click.Group):
     """A group whose options without a command belong to `run`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -54,7 +53,7 @@ def parse_as_of(_ctx: click.Context, _param: click.Parameter, text: str | None) 
     except ValueError:
         raise click.ClickException(f"--as-of {text} is no ISO 8601 instant such as 2026-01-01T00:00:00Z") from None
     if instant.tzinfo is None:
-        raise click.ClickException(f"--as-of {text} has no time zone: write {text}Z for UTC")
+        raise click.ClickException(f"--as-of {text} has no time zone: write {instant.isoformat()}Z for UTC")
     if instant > now:
         raise click.ClickException(
             f"--as-of {text} is in the future: features are known up to {now:%Y-%m-%dT%H:%M:%SZ}"
@@ -80,14 +79,13 @@ def parse_views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, 
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def run(as_of: datetime, views: list[str], no_online: bool, dry_run: bool, quiet: bool) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
-    from pipeline.console import Console
-
-    console = Console(views, quiet=quiet)
-    logging.getLogger("pipeline").debug("as of %s", as_of.isoformat())
+    # Feast takes seconds to import: only when it is needed.
     from pipeline.config import load_settings
+    from pipeline.console import Console
     from pipeline.errors import PipelineError
     from pipeline.run import materialize
 
+    console = Console(views, quiet=quiet)
     try:
         settings = load_settings()
         with console.progress() as progress:

@@ -83,9 +83,7 @@ def load_fleet(stack: LocalStack, parameters: FleetParameters) -> None:
     from dev import fleet, load
 
     _write_marker(stack, None)
-    generated = fleet.generate(
-        seed=parameters.seed, assets=parameters.assets, days=parameters.days, end=parameters.end
-    )
+    generated = fleet.generate(seed=parameters.seed, assets=parameters.assets, days=parameters.days, end=parameters.end)
     with _progress_bar() as report:
         url = stack.postgres.url("dcmms", "dcmms")
         load.load_fleet(url, stack.clickhouse_dsn, generated, parameters.variant, progress=report)
@@ -105,9 +103,7 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def is_loaded(stack: LocalStack, parameters: FleetParameters) -> bool:
     """True if both databases hold the fleet of exactly these parameters."""
     with closing(psycopg2.connect(stack.postgres.admin_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "select shobj_description(oid, 'pg_database') from pg_database where datname = 'dcmms'"
-        )
+        cursor.execute("select shobj_description(oid, 'pg_database') from pg_database where datname = 'dcmms'")
         (marker,) = cursor.fetchone()
     return marker == parameters.fingerprint() and (stack.directory / "clickhouse").is_dir()
 
@@ -251,9 +247,7 @@ def ask(assets: Sequence[Asset]) -> dict[str, list[Any]]:
     names = answer["metadata"]["feature_names"]
     values = {name: result["values"] for name, result in zip(names, answer["results"], strict=True)}
     missing = [
-        asset.name
-        for asset, known in zip(assets, values["asset_features__asset_type"], strict=True)
-        if known is None
+        asset.name for asset, known in zip(assets, values["asset_features__asset_type"], strict=True) if known is None
     ]
     if missing:  # the server answers an unknown asset with NULLs, as if all were well
         raise click.ClickException(f"the online store has no row for {', '.join(missing)}")

@@ -63,9 +63,7 @@ def create_postgres_schema(
         cursor.execute(ddl)
 
 
-def create_clickhouse_schema(
-    client: Any, database: str = "dcmms_analytics", *, replace: bool = False
-) -> None:
+def create_clickhouse_schema(client: Any, database: str = "dcmms_analytics", *, replace: bool = False) -> None:
     """Create the database and its table ``telemetry_aggregates`` if they are missing.
 
     Args:
@@ -76,9 +74,7 @@ def create_clickhouse_schema(
     parameters = {"database": database}
     client.command("create database if not exists {database:Identifier}", parameters=parameters)
     if replace:
-        client.command(
-            "drop table if exists {database:Identifier}.telemetry_aggregates sync", parameters=parameters
-        )
+        client.command("drop table if exists {database:Identifier}.telemetry_aggregates sync", parameters=parameters)
     client.command(_read("clickhouse.sql"), parameters=parameters)
 
 

@@ -49,7 +49,7 @@ class PortTaken(RuntimeError):
     def __init__(self, port: int, server: str) -> None:
         super().__init__(
             f"port {port} ({server}) is taken by another program: "
-            f"stop it (`ss -ltnp 'sport = :{port}'` shows which one), then try again"
+            f"stop it (`ss -ltnp 'sport = :{port}'` shows which one; for another checkout's stack: `make down` there)"
         )
         self.port = port
         self.server = server

@@ -27,6 +27,7 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -138,9 +139,7 @@ def to_buckets(scada: pd.DataFrame) -> pa.Table:
         id_vars=["Wind_turbine_name", "time_bucket"], var_name="metric_name", value_name="avg_value"
     )
     long = _without_sensor_faults(long)
-    long = long.sort_values(
-        ["Wind_turbine_name", "metric_name", "time_bucket"], kind="stable", ignore_index=True
-    )
+    long = long.sort_values(["Wind_turbine_name", "metric_name", "time_bucket"], kind="stable", ignore_index=True)
     return _with_statistics(long)
 
 
@@ -308,10 +307,13 @@ _COLUMNS = {
 
 
 def demo() -> None:
-    """`make demo-wind`: load the farm, run the feature store's job as of both instants, show what came out.
+    """Load the farm, run the feature store's job as of both instants, show what came out: `make demo-wind`.
 
-    Leaves the stack as it was: what this started is stopped, also after an error.
+    Leaves the stack as it was: what this started is stopped, also after an error or Ctrl-C.
+
+    Raises `click.ClickException` for a step that failed, `PortTaken` and `ServerError` for the servers.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # run the clean-up below
     stack = LocalStack()
     farm = WindFarm(stack)
     console.print(ATTRIBUTION, style="dim", highlight=False)
@@ -344,18 +346,13 @@ def _all_values(farm: WindFarm, turbines: list[str]) -> dict[str, dict[str, Mapp
     """`{where it was read: {turbine: {feature: value}}}`."""
     values = {f"{as_of:%Y-%m-%d}": snapshot_values(farm, as_of) for as_of in AS_OF}
     values["online store"] = online_values(farm, [str(asset_id(name)) for name in turbines])
-    return {
-        source: {name: rows.get(str(asset_id(name)), {}) for name in turbines}
-        for source, rows in values.items()
-    }
+    return {source: {name: rows.get(str(asset_id(name)), {}) for name in turbines} for source, rows in values.items()}
 
 
 def snapshot_values(farm: WindFarm, as_of: datetime) -> dict[str, dict[str, Any]]:
     """The `telemetry_features` of the snapshot of one instant: `{asset_id: {feature: value}}`."""
     snapshots = ds.dataset(farm.snapshots / "telemetry_features", partitioning="hive")
-    rows = snapshots.to_table(
-        filter=ds.field("event_timestamp") == pa.scalar(as_of, pa.timestamp("us", "UTC"))
-    )
+    rows = snapshots.to_table(filter=ds.field("event_timestamp") == pa.scalar(as_of, pa.timestamp("us", "UTC")))
     return {row["asset_id"]: row for row in rows.to_pylist()}
 
 
@@ -369,8 +366,7 @@ def online_values(farm: WindFarm, assets: list[str]) -> dict[str, dict[str, Any]
         entity_rows=[{"asset_id": asset} for asset in assets],
     ).to_dict()
     return {
-        asset: {feature: answer[feature][row] for feature in _COLUMNS}
-        for row, asset in enumerate(answer["asset_id"])
+        asset: {feature: answer[feature][row] for feature in _COLUMNS} for row, asset in enumerate(answer["asset_id"])
     }
 
 

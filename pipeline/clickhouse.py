@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.config import Settings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 
 class ClickHouseSource:
@@ -32,7 +32,7 @@ class ClickHouseSource:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, OSError, pa.ArrowException) as error:
-            raise PipelineError(f"ClickHouse {self._where}: {_reason(error)}") from error
+            raise PipelineError(f"ClickHouse {self._where}: {first_line(error)}") from error
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -47,7 +47,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
         client = clickhouse_connect.get_client(**arguments)
     except (ClickHouseError, OSError) as error:
         raise PipelineError(
-            f"ClickHouse {where}: {_reason(error)}. Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and "
+            f"ClickHouse {where}: {first_line(error)}. Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and "
             "CLICKHOUSE_PASSWORD, and that the server is up."
         ) from None
     try:
@@ -63,7 +63,7 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
         dsn = settings.clickhouse_dsn.get_secret_value()
         parts = urlsplit(dsn)
         if parts.scheme == "chdb" and not Path(parts.path).is_dir():
-            raise PipelineError(f"CLICKHOUSE_DSN: there is no directory {parts.path} (run `make up` and `make load`)")
+            raise PipelineError(f"CLICKHOUSE_DSN: there is no directory {parts.path} (local stack: run `make up` and `make load`)")
         place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
         if parts.scheme == "chdb":
             common.pop("autogenerate_session_id")
@@ -87,9 +87,3 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
 def _cast(block: pa.RecordBatch | pa.Table, schema: pa.Schema) -> pa.Table:
     table = block if isinstance(block, pa.Table) else pa.Table.from_batches([block])
     return table.select(schema.names).cast(schema)
-
-
-def _reason(error: Exception) -> str:
-    """Return what the server or driver said, in one line; neither ever repeats a password."""
-    reason = " ".join(str(error).split())
-    return reason if len(reason) <= 300 else f"{reason[:300]} ..."

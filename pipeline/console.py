@@ -15,6 +15,7 @@ from pipeline.run import Progress as ProgressCallback
 from pipeline.run import ViewResult
 
 logger = logging.getLogger("pipeline")
+_PLAIN_WIDTH = 110
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -26,12 +27,14 @@ class Console:
         self._quiet = quiet
         self._errors = RichConsole(stderr=True)
         self._output = RichConsole()
+        if not self._output.is_terminal:  # a file or a mail of cron has no width of its own
+            self._output.width = _PLAIN_WIDTH
         if self._errors.is_terminal:
             handler: logging.Handler = RichHandler(console=self._errors, show_path=False, show_time=False)
         else:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-        logger.addHandler(handler)
+        logger.handlers[:] = [handler]
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.propagate = False
 
@@ -60,12 +63,12 @@ class Console:
 
     def summary(self, results: list[ViewResult], as_of: datetime) -> None:
         """Print one line per view: rows, seconds, newest source time, bytes of its snapshot, outcome."""
-        if self._quiet:
+        if self._quiet or all(result.error for result in results):
             return
         table = Table(title=f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC", box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("view")
-        for heading in ("rows", "seconds", "newest source time (UTC)", "bytes"):
-            table.add_column(heading, justify="right")
+        table.add_column("view", no_wrap=True)
+        for heading in ("rows", "seconds", "newest source (UTC)", "bytes"):
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("outcome")
         for result in results:
             newest = f"{result.newest_source:%Y-%m-%d %H:%M:%S}" if result.newest_source else "-"

@@ -12,7 +12,7 @@ import pyarrow.csv
 from psycopg2 import sql
 
 from pipeline.config import Settings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 # Some sites have no wind turbines and no table for them. A common table expression of the same name stands in for it,
 # which works on a read replica too, where nothing can be created.
@@ -91,9 +91,8 @@ def _where(connection: psycopg2.extensions.connection) -> str:
 
 
 def _reason(error: psycopg2.Error) -> str:
-    """Return what the server or driver said, in one line; neither ever repeats a password."""
-    first = (error.diag.message_primary if error.diag else None) or str(error)
-    reason = " ".join(first.split()).rstrip(".")
+    """Return what the server or driver said, in one line, with what to do about it; neither ever repeats a password."""
+    reason = (error.diag.message_primary if error.diag else None) or first_line(error)
     if isinstance(error, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
         return f"{reason}: is this a dCMMS database, and its schema on the search_path?"
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):

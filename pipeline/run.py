@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ from pipeline import extract, online
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
+from pipeline.feast_store import open_feature_store, registered_view
 from pipeline.postgres import open_postgres
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
 
@@ -51,18 +52,18 @@ def materialize(
     *,
     push: bool = True,
     dry_run: bool = False,
-    progress: Progress = lambda view, stage, share: None,
+    progress: Progress = lambda *_: None,
 ) -> list[ViewResult]:
     """Extract `views` as of `as_of`, write a snapshot of each and, with `push`, publish it; return a result each.
 
     A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. With
     `dry_run` nothing is written. Raises `PipelineError` where the feature store itself is out of reach.
     """
-    store = online.open_feature_store() if push and not dry_run else None
     run = _Run(settings, as_of, views, progress)
-    run.read()
-    if not dry_run:
-        run.keep(store)
+    with open_feature_store() if push and not dry_run else nullcontext() as store:
+        run.read()
+        if not dry_run:
+            run.keep(store)
     return [run.results[view] for view in views]
 
 
@@ -120,8 +121,7 @@ class _Run:
                     with self._step(view, "reading"):
                         self.raw[view] = extract.extract_postgres(source, view, self.as_of)
         except PipelineError as error:
-            for view in needed:
-                self._fail(view, error)
+            self._fail(needed, error)
 
     def _read_clickhouse(self) -> None:
         if ASSETS in self.views or TELEMETRY in self.views:
@@ -130,8 +130,9 @@ class _Run:
 
     def _complete_assets(self) -> pa.Table:
         if TELEMETRY not in self.raw:
-            reason = self.results[TELEMETRY].error
-            self._note(ASSETS, f"health_score is computed without its telemetry component: {reason}")
+            if snapshot_path(self.settings.feature_data_dir, ASSETS, self.as_of).exists():
+                raise PipelineError("the snapshot of this instant stays: without telemetry a new one would know less")
+            self._note(ASSETS, "health_score is computed without its telemetry component")
         return extract.complete_asset_features(self.raw[ASSETS], self.raw.get(TELEMETRY))
 
     def _complete_telemetry(self) -> pa.Table:
@@ -139,18 +140,21 @@ class _Run:
         if assets is None:
             path = newest_snapshot(self.settings.feature_data_dir, ASSETS, until=self.as_of)
             if path is None:
-                raise PipelineError(f"telemetry needs the assets, and none could be read: {self.results[ASSETS].error}")
+                raise PipelineError(
+                    "needs the assets of PostgreSQL, and there is no earlier snapshot of asset_features"
+                )
             assets = read_snapshot(path, ["asset_id", "installed_capacity_kw"])
-            self._note(TELEMETRY, f"assets and their capacity are those of the snapshot {path.stem}")
+            self._note(TELEMETRY, f"assets and their capacities are those of the asset_features snapshot {path.stem}")
         return extract.complete_telemetry_features(self.raw[TELEMETRY], assets)
 
     def _keep(self, view: str, store: FeatureStore | None) -> None:
         result, snapshot = self.results[view], self.snapshots[view]
         if store:  # first of all: a view that is not registered cannot be published
-            online.registered_view(store, view)
+            registered_view(store, view)
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         replaced = path.exists()
         result.bytes = write_snapshot(snapshot, path)
+        self.progress(view, "written", 1.0)
         if not store:
             return
         newest = newest_snapshot(self.settings.feature_data_dir, view)
@@ -162,19 +166,20 @@ class _Run:
             view,
             snapshot,
             replaced=replaced,
-            progress=lambda rows: self.progress(view, "publishing", rows / snapshot.num_rows),
+            progress=lambda done: self.progress(view, "publishing", done / snapshot.num_rows),
         )
         result.published = True
+        self.progress(view, "online", 1.0)
 
     def _note(self, view: str, text: str) -> None:
         self.results[view].notes.append(text)
         logger.warning("%s: %s", view, text)
 
-    def _fail(self, view: str, error: PipelineError) -> None:
-        self.results[view].error = str(error)
-        if view in self.views:
+    def _fail(self, views: list[str], error: PipelineError) -> None:
+        for view in views:
+            self.results[view].error = str(error)
             self.progress(view, "failed", 1.0)
-            logger.error("%s: %s", view, error)
+        logger.error("%s: %s", ", ".join(views), error)
 
     @contextmanager
     def _step(self, view: str, stage: str) -> Iterator[None]:
@@ -184,6 +189,6 @@ class _Run:
         try:
             yield
         except PipelineError as error:
-            self._fail(view, error)
+            self._fail([view], error)
         finally:
             self.results[view].seconds += time.monotonic() - started

@@ -41,7 +41,8 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
         _sync_directory(path.parent)
     except OSError as error:
         raise PipelineError(
-            f"Snapshot {path} cannot be written: {error.strerror or error}. Check FEATURE_DATA_DIR, its rights and space."
+            f"Snapshot {path} cannot be written: {error.strerror or error}. "
+            "Check FEATURE_DATA_DIR, its rights and its space."
         ) from error
     finally:
         if temporary:

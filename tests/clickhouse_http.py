@@ -150,9 +150,7 @@ class Engine:
         try:
             with self._lock, closing(chdb.connect(self._path)) as connection:
                 self._prepare(connection, statement)
-                result = connection.query(
-                    statement.sql, statement.default_format, params=statement.parameters
-                )
+                result = connection.query(statement.sql, statement.default_format, params=statement.parameters)
                 return Answer(HTTPStatus.OK, result.bytes() or b"", self._headers(statement, result))
         except (chdb.ChdbError, RuntimeError) as error:
             return self._failure(str(error))
@@ -216,7 +214,7 @@ class _Server(ThreadingHTTPServer):
         self._open.discard(request)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("connection of %s ended", client_address, exc_info=True)
 
     def stop(self) -> None:

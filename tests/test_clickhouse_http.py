@@ -71,7 +71,7 @@ def embedded(directory: Path, ids: list[str]) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def front(directory: Path, embedded: Client) -> Iterator[ClickHouseHttpFront]:  # noqa: ARG001 (data first)
+def front(directory: Path, embedded: Client) -> Iterator[ClickHouseHttpFront]:
     with ClickHouseHttpFront(directory, password=PASSWORD) as front:
         yield front
 
@@ -105,9 +105,7 @@ def test_rows_and_commands_are_equal(http: Client, embedded: Client, ids: list[s
     for ask in (
         lambda client: client.query(QUERY + " limit 100", parameters=_parameters(ids)).result_rows,
         lambda client: client.query("select * from readings limit 0").column_names,
-        lambda client: client.command(
-            "select count() from readings where value > {w:UInt32}", parameters={"w": 9}
-        ),
+        lambda client: client.command("select count() from readings where value > {w:UInt32}", parameters={"w": 9}),
         lambda client: client.command("select currentDatabase(), 'a\tb'"),
         lambda client: client.command("select getSetting('max_threads')", settings={"max_threads": 3}),
     ):
@@ -187,7 +185,7 @@ def test_credentials_in_clickhouse_headers(front: ClickHouseHttpFront, directory
         _get_http_client(front, username="", password="", headers=headers)
 
 
-def test_plain_get(directory: Path, embedded: Client) -> None:  # noqa: ARG001 (data first)
+def test_plain_get(directory: Path, embedded: Client) -> None:
     with ClickHouseHttpFront(directory) as open_front:
         for path, expected in (
             ("ping", b"Ok.\n"),

@@ -77,9 +77,7 @@ def test_postgres_keeps_its_data_and_knows_the_second_start(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs PostgreSQL as itself")
 @pytest.mark.parametrize("way", [0, 1], ids=["namespace", "capability"])
-def test_postgres_works_as_root_in_both_ways(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: int
-) -> None:
+def test_postgres_works_as_root_in_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: int) -> None:
     ways = servers._ways_to_be
     monkeypatch.setattr(servers, "_ways_to_be", lambda uid, gid: [ways(uid, gid)[way]])
     closed = tmp_path / "closed"
@@ -196,9 +194,7 @@ def test_up_leaves_nothing_half_started(tmp_path: Path, monkeypatch: pytest.Monk
     assert not stack.env_file.exists()
 
 
-def test_up_stops_what_it_started_when_a_later_step_fails(
-    stack: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_up_stops_what_it_started_when_a_later_step_fails(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RedisServer, "_command", lambda _: ["false"])
     with pytest.raises(servers.ServerError, match="Redis did not start"):
         stack.up()
@@ -207,9 +203,7 @@ def test_up_stops_what_it_started_when_a_later_step_fails(
 
 def test_up_and_down_say_what_runs_where(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev_command, "LocalStack", lambda: stack)
-    said = [
-        CliRunner().invoke(dev_command.main, [command]).output for command in ("up", "up", "down", "down")
-    ]
+    said = [CliRunner().invoke(dev_command.main, [command]).output for command in ("up", "up", "down", "down")]
     assert [lines.splitlines()[0] for lines in said] == [
         "started: PostgreSQL, Redis",
         "already up",

@@ -35,53 +35,22 @@ class Mode:
     """Median time to restoration."""
     silent: bool = False
     """The asset reports nothing while it is down."""
-    emergency: float = 0.15
-    """Probability that the work order is an emergency."""
 
 
 _ELECTRONICS = ("gateway", "access_point", "sensor", "weather_station", "panel", "disconnector", "other")
 
 MODES = (
     Mode("Cooling fan", ("inverter",), 3, heat=18, loss=0.05, spread=0.4, anomalies=1, repair_hours=20),
-    Mode(
-        "Power module",
-        ("inverter",),
-        2,
-        heat=9,
-        loss=0.12,
-        spread=1.7,
-        anomalies=1.6,
-        repair_hours=60,
-        emergency=0.3,
-    ),
+    Mode("Power module", ("inverter",), 2, heat=9, loss=0.12, spread=1.7, anomalies=1.6, repair_hours=60),
     Mode("DC insulation", ("inverter",), 2, loss=0.18, spread=0.7, anomalies=0.6, visible=0.7, repair_hours=30),
     Mode("Communication board", ("inverter",), 1, visible=0.1, anomalies=0.4, repair_hours=10, silent=True),
-    Mode(
-        "Gearbox bearing",
-        ("turbine",),
-        2,
-        heat=17,
-        loss=0.06,
-        spread=0.8,
-        anomalies=1.2,
-        repair_hours=80,
-        emergency=0.3,
-    ),
+    Mode("Gearbox bearing", ("turbine",), 2, heat=17, loss=0.06, spread=0.8, anomalies=1.2, repair_hours=80),
     Mode("Generator bearing", ("turbine",), 2, heat=13, loss=0.04, spread=1.3, anomalies=1.2, repair_hours=48),
     Mode("Pitch drive", ("turbine",), 3, heat=4, loss=0.15, spread=1.8, anomalies=0.8, repair_hours=18),
     Mode("Yaw drive", ("turbine",), 2, loss=0.14, spread=1.0, anomalies=0.5, repair_hours=16),
-    Mode(
-        "Converter trip",
-        ("turbine",),
-        2,
-        spread=0.6,
-        anomalies=0.8,
-        visible=0.25,
-        repair_hours=12,
-        emergency=0.2,
-    ),
+    Mode("Converter trip", ("turbine",), 2, spread=0.6, anomalies=0.8, visible=0.25, repair_hours=12),
     Mode("Oil cooling", ("transformer",), 3, heat=14, spread=0.4, anomalies=1, repair_hours=30),
-    Mode("Tap changer", ("transformer",), 2, heat=4, spread=2.0, anomalies=1.2, repair_hours=50, emergency=0.3),
+    Mode("Tap changer", ("transformer",), 2, heat=4, spread=2.0, anomalies=1.2, repair_hours=50),
     Mode("Metering module", ("meter",), 1, spread=1.1, anomalies=0.8, visible=0.4, repair_hours=14, silent=True),
     Mode("Electronics", _ELECTRONICS, 1, heat=5, anomalies=0.6, visible=0.4, repair_hours=14, silent=True),
 )

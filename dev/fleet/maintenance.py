@@ -101,7 +101,8 @@ def _corrective(assets: Assets, episodes: Episodes, rng: np.random.Generator) ->
     failures = episodes.where(episodes.kind == FAILED)
     count = len(failures)
     created = failures.event + rng.uniform(0.05, 1.5, count)
-    emergency = rng.random(count) < failures.of_mode("emergency")
+    # What takes days to mend is serious enough for an emergency more often.
+    emergency = rng.random(count) < np.where(failures.of_mode("repair_hours") >= 48, 0.3, 0.15)
     return _orders(
         assets,
         failures.asset,

@@ -1,0 +1,41 @@
+"""Feature stores for tests: the repository's feature_store.yaml, pointed at the test servers."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+
+from dev.servers import PostgresServer, RedisServer
+from dev.stack import ensure_database
+from entities import asset, site, work_order
+from features.services import predictive_maintenance_v1
+from pipeline.config import REPOSITORY
+from pipeline.feast_store import open_feature_store
+from pipeline.schemas import VIEWS
+
+
+def write_feature_store_yaml(directory: Path, postgres: PostgresServer, redis: RedisServer, registry: str) -> Path:
+    """Write a feature_store.yaml with a new, empty registry database `registry` and return its path."""
+    ensure_database(postgres.admin_url, registry, "feast")
+    config = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text())
+    config["registry"]["path"] = f"postgresql+psycopg://feast@127.0.0.1:{postgres.port}/{registry}"
+    local = config["online_store"]["connection_string"].split(",", 1)[1]
+    config["online_store"]["connection_string"] = f"127.0.0.1:{redis.port},{local}"
+    path = directory / "feature_store.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def apply_definitions(path: Path) -> None:
+    """Register the definitions, as `feast apply` does, without its seconds of imports."""
+    with open_feature_store(path) as store:
+        store.apply([asset, work_order, site, *VIEWS.values(), predictive_maintenance_v1])
+
+
+def online_values(path: Path, features: list[str], assets: list[UUID]) -> dict[str, list[Any]]:
+    """Return what Feast's SDK reads from the online store, a list of values per feature."""
+    with open_feature_store(path) as store:
+        answer = store.get_online_features(features, [{"asset_id": str(asset)} for asset in assets]).to_dict()
+    del answer["asset_id"]
+    return answer

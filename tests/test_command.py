@@ -1,0 +1,330 @@
+"""The command: what it writes, what it says, and how it refuses bad input with the old state intact."""
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg2
+import pyarrow.parquet as pq
+import pytest
+import redis as redis_client
+from click.testing import CliRunner, Result
+
+from dev.schema import create_postgres_schema
+from dev.servers import PostgresServer, RedisServer, free_port
+from dev.stack import ensure_database
+from materialize_features import cli
+from pipeline.schemas import VIEWS, snapshot_schema
+from tests.dcmms import Dcmms, T, ago, asset_key, bucket
+from tests.stores import apply_definitions, online_values, write_feature_store_yaml
+
+AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
+PASSWORD = "s3cr3t-Pa55"
+
+
+@pytest.fixture
+def variant() -> str:
+    return "n"
+
+
+@pytest.fixture(scope="module")
+def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature_store.yaml whose registry knows the definitions."""
+    path = write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_command")
+    apply_definitions(path)
+    return path
+
+
+@pytest.fixture
+def fleet(dcmms: Dcmms) -> Dcmms:
+    """Two assets with two days of telemetry."""
+    for number in (1, 2):
+        asset = dcmms.asset(number, specifications=json.dumps({"ratedPowerKw": 1000}))
+        dcmms.work_order(asset, ago(number))
+        dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), 100.0 * number) for hour in range(1, 49)])
+    return dcmms
+
+
+@pytest.fixture
+def environment(fleet: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
+    """The settings of a run in the environment, and an empty Redis."""
+    settings = fleet.settings
+    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(settings.feature_data_dir))
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        client.flushall()
+    return fleet
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def state(environment: Dcmms, redis: RedisServer) -> tuple[dict, dict]:
+    """Return all snapshot files and all online values, to compare before and after."""
+    files = {path: path.read_bytes() for path in environment.settings.feature_data_dir.rglob("*") if path.is_file()}
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        return files, {key: client.hgetall(key) for key in client.scan_iter()}
+
+
+def snapshots(environment: Dcmms) -> list[str]:
+    """Return the paths of all files below the data directory."""
+    root = environment.settings.feature_data_dir
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 0, result.output
+    assert snapshots(environment) == [
+        f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet"
+        for view in ("asset_features", "telemetry_features", "work_order_features")
+    ]
+    for view in VIEWS:
+        assert view in result.stdout
+        path = next(environment.settings.feature_data_dir.glob(f"{view}/*/*.parquet"))
+        file = pq.ParquetFile(path)
+        assert file.schema_arrow == snapshot_schema(view)
+        assert file.metadata.num_rows == 2
+        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    features = ["telemetry_features:capacity_factor_7d", "work_order_features:wo_count_7d"]
+    values = online_values(store, features, [asset_key(2)])
+    assert values == {"capacity_factor_7d": pytest.approx([0.2]), "wo_count_7d": [1]}
+
+
+def test_same_instant_again_leaves_one_file_with_the_same_rows(environment: Dcmms) -> None:
+    invoke("--as-of", AS_OF)
+    first = {view: read(environment, view).drop(["created"]) for view in VIEWS}
+    assert invoke("run", "--as-of", "2026-03-11T12:00:00+02:00").exit_code == 0
+    assert len(snapshots(environment)) == 3
+    assert {view: read(environment, view).drop(["created"]) for view in VIEWS} == first
+
+
+def read(environment: Dcmms, view: str):
+    """Return the rows of the only snapshot of `view`."""
+    (path,) = environment.settings.feature_data_dir.glob(f"{view}/*/*.parquet")
+    return pq.read_table(path, partitioning=None)
+
+
+def test_correction_of_the_same_instant_reaches_the_online_store(environment: Dcmms, store: Path) -> None:
+    invoke("--as-of", AS_OF)
+    environment.work_order(environment.asset(3), ago(3))
+    environment.work_order(asset_key(1), ago(3))
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    values = online_values(store, ["work_order_features:wo_count_7d"], [asset_key(1), asset_key(3)])
+    assert values == {"wo_count_7d": [2, 1]}
+
+
+def test_older_instant_is_kept_but_not_published(environment: Dcmms, redis: RedisServer) -> None:
+    invoke("--as-of", AS_OF)
+    _, online = state(environment, redis)
+    result = invoke("--as-of", "2026-03-11T09:00:00Z")
+    assert result.exit_code == 0
+    assert "newer snapshot" in result.stderr
+    assert len(snapshots(environment)) == 6
+    assert state(environment, redis)[1] == online
+
+
+def test_no_online_dry_run_view_and_quiet(environment: Dcmms, redis: RedisServer) -> None:
+    result = invoke("--as-of", AS_OF, "--dry-run", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert state(environment, redis) == ({}, {})
+    result = invoke("--as-of", AS_OF, "--no-online", "--view", "telemetry_features", "--view", "telemetry_features")
+    assert result.exit_code == 0
+    assert snapshots(environment) == ["telemetry_features/snapshot_date=2026-03-11/20260311T100000Z.parquet"]
+    assert state(environment, redis)[1] == {}
+
+
+@pytest.mark.usefixtures("environment")
+def test_works_from_any_directory_and_without_a_terminal_it_logs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 0
+    assert "INFO telemetry_features: reading" in result.stderr
+
+
+def test_as_of_is_now_by_default(environment: Dcmms) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    invoke("--view", "work_order_features", "--no-online")
+    stamp = read(environment, "work_order_features")["event_timestamp"][0].as_py()
+    assert before <= stamp <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--as-of", "2999-01-01T00:00:00Z"], {}, "in the future"),
+        (["--as-of", "2026-01-01T00:00:00"], {}, "no time zone: write 2026-01-01T00:00:00Z"),
+        (["--as-of", "yesterday"], {}, "no ISO 8601 instant"),
+        (["--view", "assets"], {}, "the views are asset_features, work_order_features, telemetry_features"),
+        ([], {"DATABASE_URL": None}, "DATABASE_URL is missing"),
+        ([], {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, "DATABASE_URL is no postgresql://"),
+        ([], {"CLICKHOUSE_DSN": None}, "CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing"),
+        ([], {"TELEMETRY_BUCKET_MINUTES": "hourly"}, "TELEMETRY_BUCKET_MINUTES input should be a valid integer"),
+        ([], {"TELEMETRY_BUCKET_MINUTES": "0"}, "TELEMETRY_BUCKET_MINUTES input should be greater"),
+        ([], {"FEAST_FS_YAML_FILE_PATH": "/nonexistent.yaml"}, "/nonexistent.yaml cannot be read"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    environment: Dcmms, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, arguments, variables, message
+) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    before = state(environment, redis)
+    for name, value in variables.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert PASSWORD not in result.output
+    assert state(environment, redis) == before
+
+
+def errors_of(result: Result) -> list[str]:
+    """Return the messages of the lines that tell of errors."""
+    return [line.split(" ERROR ", 1)[1] for line in result.stderr.splitlines() if " ERROR " in line]
+
+
+def test_postgres_down_keeps_telemetry_going(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke("--as-of", "2026-03-11T09:00:00Z", "--no-online").exit_code == 0
+    port = free_port()
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://dcmms:{PASSWORD}@127.0.0.1:{port}/dcmms")
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    (error,) = errors_of(result)
+    assert error.startswith("asset_features, work_order_features: PostgreSQL: connection to server at")
+    assert str(port) in error
+    assert "Check DATABASE_URL" in error
+    assert PASSWORD not in result.output
+    assert "assets and their capacities are those of the asset_features snapshot 20260311T090000Z" in result.stderr
+    assert len(snapshots(environment)) == 4
+
+
+def test_clickhouse_down_keeps_the_other_views_going(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLICKHOUSE_DSN")
+    monkeypatch.setenv("CLICKHOUSE_HOST", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("CLICKHOUSE_PASSWORD", PASSWORD)
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    (error,) = errors_of(result)
+    assert error.startswith("telemetry_features: ClickHouse dcmms_analytics at 127.0.0.1:")
+    assert PASSWORD not in result.output
+    assert "health_score is computed without its telemetry component" in result.stderr
+    assert [path.split("/")[0] for path in snapshots(environment)] == ["asset_features", "work_order_features"]
+
+
+def test_snapshot_with_telemetry_is_not_replaced_by_one_without(
+    environment: Dcmms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("--as-of", AS_OF)
+    before = read(environment, "asset_features")
+    monkeypatch.setenv("CLICKHOUSE_DSN", "chdb:///nonexistent")
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    assert "CLICKHOUSE_DSN: there is no directory /nonexistent" in errors_of(result)[0]
+    assert read(environment, "asset_features") == before
+
+
+def test_empty_clickhouse_and_no_assets_are_errors(environment: Dcmms, redis: RedisServer) -> None:
+    environment.clickhouse.command("truncate table telemetry_aggregates")
+    result = invoke("--as-of", AS_OF, "--view", "telemetry_features")
+    assert result.exit_code == 1
+    assert "ClickHouse holds no telemetry in the 90 d before 2026-03-11T10:00:00+00:00" in errors_of(result)[0]
+    with environment.postgres.cursor() as cursor:
+        cursor.execute("truncate assets")
+    environment.postgres.commit()
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    assert "PostgreSQL holds no asset that exists as of 2026-03-11T10:00:00+00:00" in errors_of(result)[0]
+    assert state(environment, redis) == ({}, {})
+
+
+def test_telemetry_of_unknown_assets_only_is_an_error(environment: Dcmms) -> None:
+    environment.clickhouse.command("truncate table telemetry_aggregates")
+    environment.buckets(bucket(asset_key(255), "power_kw", ago(hours=2)))
+    result = invoke("--as-of", AS_OF, "--view", "telemetry_features")
+    assert result.exit_code == 1
+    assert "PostgreSQL knows none of the 1 assets that have telemetry" in errors_of(result)[0]
+
+
+@pytest.mark.parametrize("minutes", ["10", "120"])
+def test_wrong_bucket_width_is_refused(environment: Dcmms, monkeypatch: pytest.MonkeyPatch, minutes: str) -> None:
+    monkeypatch.setenv("TELEMETRY_BUCKET_MINUTES", minutes)
+    result = invoke("--as-of", AS_OF, "--view", "telemetry_features")
+    assert result.exit_code == 1
+    assert f"buckets are 60 minutes apart, but TELEMETRY_BUCKET_MINUTES is {minutes}" in errors_of(result)[0]
+    assert snapshots(environment) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("drop table alerts", 'relation "alerts" does not exist'),
+        ("alter table work_orders drop column scheduled_end", "column work_orders.scheduled_end does not exist"),
+        ("revoke select on work_order_tasks from dcmms", "permission denied for table work_order_tasks"),
+    ],
+)
+def test_missing_table_column_or_right_is_named(
+    environment: Dcmms, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, damage: str, message: str
+) -> None:
+    ensure_database(postgres.admin_url, "damaged", "dcmms")
+    url = postgres.url("dcmms", "damaged")
+    with closing(psycopg2.connect(url)) as connection, connection:
+        create_postgres_schema(connection, "n", replace=True)
+        connection.cursor().execute(damage)
+    monkeypatch.setenv("DATABASE_URL", url)
+    result = invoke("--as-of", AS_OF, "--view", "work_order_features", "--view", "asset_features", "--no-online")
+    assert result.exit_code == 1
+    assert any(f"damaged at 127.0.0.1:{postgres.port}: {message}" in error for error in errors_of(result))
+
+
+def test_missing_clickhouse_table_is_named(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHOUSE_DATABASE", "system")
+    result = invoke("--as-of", AS_OF, "--view", "telemetry_features", "--no-online")
+    assert result.exit_code == 1
+    assert "telemetry_aggregates" in errors_of(result)[0]
+
+
+def test_unregistered_views_are_refused_before_anything_is_written(
+    environment: Dcmms, postgres: PostgresServer, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write_feature_store_yaml(tmp_path, postgres, redis, "feast_empty")
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    assert "run `feast apply`" in result.stderr
+    assert snapshots(environment) == []
+
+
+def test_redis_down_fails_with_the_snapshot_kept(
+    environment: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    port = free_port()
+    other = tmp_path / "feature_store.yaml"
+    text = store.read_text()
+    here = text[text.index("connection_string: 127.0.0.1:") :].split(",")[0]
+    other.write_text(text.replace(here, f"connection_string: 127.0.0.1:{port}"))
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(other))
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    assert all("Online store: " in error and str(port) in error for error in errors_of(result))
+    assert len(snapshots(environment)) == 3
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
+    assert invoke("--as-of", AS_OF).exit_code == 0
+
+
+def test_data_directory_that_cannot_be_written_is_named(
+    environment: Dcmms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(tmp_path / "file"))
+    result = invoke("--as-of", AS_OF, "--view", "work_order_features")
+    assert result.exit_code == 1
+    assert "cannot be written" in errors_of(result)[0]
