@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Materialize the features of dCMMS: extract as of one instant, keep snapshots, publish the newest values."""
 
+import re
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import click
 # Works from any working directory, and when another program runs this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-VIEW_NAMES = ("asset_features", "work_order_features", "telemetry_features")
+from pipeline.views import VIEW_NAMES
 
 EXAMPLES = """
 \b
@@ -95,6 +96,146 @@ def run(as_of: datetime, views: list[str], no_online: bool, dry_run: bool, quiet
     console.summary(results, as_of)
     if any(result.error for result in results):
         sys.exit(1)
+
+
+def parse_instant(_ctx: click.Context, param: click.Parameter, text: str | None) -> datetime | None:
+    """Return a date as its midnight in UTC, or an instant with a zone, in UTC."""
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.ClickException(f"{param.opts[0]} {text} is no date such as 2026-01-01 and no instant") from None
+    if len(text) <= len("2026-01-01"):
+        return instant.replace(tzinfo=UTC)
+    if instant.tzinfo is None:
+        raise click.ClickException(f"{param.opts[0]} {text} has no time zone: write {instant.isoformat()}Z for UTC")
+    return instant.astimezone(UTC)
+
+
+def parse_step(_ctx: click.Context, param: click.Parameter, text: str) -> timedelta:
+    """Return a whole number of hours or days such as 12h or 7d."""
+    match = re.fullmatch(r"([1-9]\d{0,4})([hd])", text)
+    if not match:
+        raise click.ClickException(f"{param.opts[0]} {text} is no whole number of hours or days such as 12h or 7d")
+    return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
+
+
+BACKFILL_EXAMPLES = """
+\b
+Examples:
+  python materialize_features.py backfill --start 2025-01-01 --end 2026-01-01
+  python materialize_features.py backfill --start 2025-01-01 --end 2025-02-01 --every 6h --view work_order_features
+"""
+
+
+@cli.command(epilog=BACKFILL_EXAMPLES, short_help="Write the snapshots of past instants.")
+@click.option(
+    "--start", callback=parse_instant, required=True, metavar="INSTANT", help="First instant: date or ISO 8601."
+)
+@click.option("--end", callback=parse_instant, required=True, metavar="INSTANT", help="End of the instants, exclusive.")
+@click.option(
+    "--every", callback=parse_step, default="1d", show_default=True, help="Step: days, or hours that divide 24."
+)
+@click.option(
+    "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
+)
+@click.option("--overwrite", is_flag=True, help="Write snapshots again that are there already.")
+@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def backfill(start: datetime, end: datetime, every: timedelta, views: list[str], overwrite: bool, quiet: bool) -> None:
+    """Write a snapshot of each view as of each instant; nothing is published. An interrupted backfill continues."""
+    from pipeline.backfill import backfill as write_backfill
+    from pipeline.backfill import instants_between
+    from pipeline.config import load_settings
+    from pipeline.console import Console
+    from pipeline.errors import PipelineError
+
+    console = Console(views, quiet=quiet)
+    try:
+        instants = instants_between(start, end, every)
+        settings = load_settings()
+        with console.backfill_progress() as progress:
+            result = write_backfill(settings, instants, views, overwrite=overwrite, progress=progress)
+    except PipelineError as error:
+        raise click.ClickException(str(error)) from None
+    if not quiet:
+        click.echo(
+            f"{result.written} instants written, {result.present} already there: "
+            f"{result.rows:,} rows, {result.bytes:,} bytes"
+        )
+
+
+TRAINING_EXAMPLES = """
+\b
+Examples:
+  python materialize_features.py training-set --start 2025-01-01 --end 2025-12-24 --output training.parquet
+  python materialize_features.py training-set --entities rows.parquet --output training.parquet
+"""
+
+
+@cli.command("training-set", epilog=TRAINING_EXAMPLES, short_help="Write a labelled training set of all features.")
+@click.option(
+    "--start", callback=parse_instant, metavar="INSTANT", help="First instant of all assets: date or ISO 8601."
+)
+@click.option("--end", callback=parse_instant, metavar="INSTANT", help="End of the instants, exclusive.")
+@click.option("--every", callback=parse_step, default="7d", show_default=True, help="Step, in hours or days.")
+@click.option(
+    "--entities",
+    type=click.Path(path_type=Path),
+    help="Parquet file of asset_id, event_timestamp: these rows instead of all assets from --start to --end.",
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
+@click.option(
+    "--live-snapshots",
+    is_flag=True,
+    help="Take a snapshot only from when it was created; right for scheduled runs, not for backfilled snapshots.",
+)
+@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def training_set(
+    start: datetime | None,
+    end: datetime | None,
+    every: timedelta,
+    entities: Path | None,
+    output: Path,
+    live_snapshots: bool,
+    quiet: bool,
+) -> None:
+    """Join entity rows with their features as of each instant and the label failure_within_7d."""
+    if bool(entities) == bool(start or end) or bool(start) != bool(end):
+        raise click.UsageError("Give --start and --end, or --entities.")
+    from pipeline.config import load_settings
+    from pipeline.console import Console
+    from pipeline.errors import PipelineError
+    from pipeline.training import write_training_set
+
+    Console([], quiet=quiet)  # for its log lines
+    try:
+        summary = write_training_set(
+            load_settings(),
+            output,
+            start=start,
+            end=end,
+            every=every,
+            entities=entities,
+            live_snapshots=live_snapshots,
+        )
+    except PipelineError as error:
+        raise click.ClickException(str(error)) from None
+    if not quiet:
+        click.echo(summary.table())
+
+
+@cli.command(short_help="Print the feature catalogue as Markdown.")
+def catalogue() -> None:
+    """Print docs/features.md as the definitions have it.
+
+    \b
+    Example:
+      python materialize_features.py catalogue > docs/features.md
+    """
+    from pipeline.catalogue import catalogue as text
+
+    click.echo(text(), nl=False)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from feast.types import Float32, Float64, Int32, String
 
 from data_sources import asset_snapshots
 from entities import asset
-from features.fields import ASSET_ID, feature
+from features.fields import ALL_TIME, ASSET_ID, AT_T, feature
 
 asset_features = FeatureView(
     name="asset_features",
@@ -19,33 +19,61 @@ asset_features = FeatureView(
     tags={"sql": "features/asset_features.sql", "engine": "postgresql"},
     schema=[
         ASSET_ID,
-        feature("tenant_id", String, "text", "Owner of the asset: tenants.id as lower-case text"),
-        feature("site_id", String, "text", "Site of the asset: sites.id as lower-case text"),
-        feature("asset_type", String, "text", "Kind of equipment: inverter, turbine, transformer, ..."),
-        feature("asset_status", String, "text", "Operational status; NULL where the asset's row changed later"),
-        feature("asset_age_months", Int32, "months", "Whole months since the installation; NULL without its date"),
-        feature("total_work_orders", Int32, "count", "Work orders so far, without the cancelled ones"),
-        feature("corrective_work_orders", Int32, "count", "Corrective work orders so far"),
-        feature("preventive_work_orders", Int32, "count", "Preventive work orders so far"),
-        feature("days_since_last_maintenance", Int32, "days", "Whole days since any maintenance was completed"),
+        feature("tenant_id", String, "text", "Owner of the asset: tenants.id as lower-case text", window=AT_T),
+        feature("site_id", String, "text", "Site of the asset: sites.id as lower-case text", window=AT_T),
+        feature("asset_type", String, "text", "Kind of equipment: inverter, turbine, transformer, ...", window=AT_T),
+        feature(
+            "asset_status", String, "text", "Operational status; NULL where the asset's row changed later", window=AT_T
+        ),
+        feature(
+            "asset_age_months",
+            Int32,
+            "months",
+            "Whole months since the installation; NULL without its date",
+            window=AT_T,
+        ),
+        feature("total_work_orders", Int32, "count", "Work orders so far, without the cancelled ones", window=ALL_TIME),
+        feature("corrective_work_orders", Int32, "count", "Corrective work orders so far", window=ALL_TIME),
+        feature("preventive_work_orders", Int32, "count", "Preventive work orders so far", window=ALL_TIME),
+        feature(
+            "days_since_last_maintenance",
+            Int32,
+            "days",
+            "Whole days since any maintenance was completed",
+            window=ALL_TIME,
+        ),
         feature(
             "days_since_last_corrective_wo",
             Int32,
             "days",
             "Whole days since a corrective repair was completed",
+            window=ALL_TIME,
         ),
-        feature("mttr_hours", Float32, "hours", "Mean time from a failure's report to its restoration (EN 13306)"),
-        feature("mtbf_hours", Float32, "hours", "Mean operating time between failures (EN 15341)"),
+        feature(
+            "mttr_hours",
+            Float32,
+            "hours",
+            "Mean time from a failure's report to its restoration (EN 13306)",
+            window=ALL_TIME,
+        ),
+        feature("mtbf_hours", Float32, "hours", "Mean operating time between failures (EN 15341)", window=ALL_TIME),
         feature(
             "health_score",
             Float32,
             "points of 100",
             "Recorded score of the last 7 d, else dCMMS's scoring rules",
+            window="7 d, 30 d, all time",
         ),
         feature("recent_alarms_30d", Int32, "count", "Alerts triggered in the last 30 d"),
         feature("recent_critical_alarms_30d", Int32, "count", "Critical alerts triggered in the last 30 d"),
-        feature("installed_capacity_kw", Float64, "kW", "Rated power; NULL where no readable figure is recorded"),
-        feature("manufacturer", String, "text", "Manufacturer; NULL if empty"),
-        feature("model", String, "text", "Model; NULL if empty"),
+        feature(
+            "installed_capacity_kw",
+            Float64,
+            "kW",
+            "Rated power; NULL where no readable figure is recorded",
+            window=AT_T,
+        ),
+        feature("manufacturer", String, "text", "Manufacturer; NULL if empty", window=AT_T),
+        feature("model", String, "text", "Model; NULL if empty", window=AT_T),
     ],
 )

@@ -51,7 +51,7 @@ telemetry_features = FeatureView(
             "kWh",
             "Net energy over 30 d: standstill consumption is negative",
         ),
-        feature("avg_daily_generation_kwh", Float32, "kWh/d", "Energy of 30 d per 24 h with power data"),
+        feature("avg_daily_generation_kwh", Float32, "kWh/d", "Energy of 30 d per 24 h with power data", window="30 d"),
         feature("capacity_factor_7d", Float32, "1", "Energy of 7 d over rated power times hours with power data"),
         feature("capacity_factor_30d", Float32, "1", "Energy of 30 d over rated power times hours with power data"),
         feature("availability_7d", Float32, "1", "Share of the site's productive time of 7 d in which it produced"),
@@ -62,6 +62,12 @@ telemetry_features = FeatureView(
             "Share of the site's productive time of 30 d in which it produced",
         ),
         feature("telemetry_coverage_7d", Float32, "1", "Share of the buckets of 7 d that hold power data"),
-        feature("hours_since_last_telemetry", Float32, "hours", "Time since the newest bucket of any metric ended"),
+        feature(
+            "hours_since_last_telemetry",
+            Float32,
+            "hours",
+            "Time since the newest bucket of any metric ended",
+            window="90 d",
+        ),
     ],
 )

@@ -1,9 +1,10 @@
 -- telemetry_features: how an asset has been running.
 --
--- grain       one row per asset with at least one bucket in the 90 d before the as-of instant
+-- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
 -- source      ClickHouse of dCMMS: telemetry_aggregates
--- parameters  as_of: the instant, in UTC; bucket_seconds: the width of a bucket. In clickhouse-client:
---                 --param_as_of='2026-01-01 00:00:00' --param_bucket_seconds=3600
+-- parameters  as_of: the last instant, in UTC; offsets: how many days (24 h) before it each wanted instant lies, 0 for
+--             the last itself; bucket_seconds: the width of a bucket. In clickhouse-client:
+--                 --param_as_of='2026-01-01 00:00:00' --param_offsets='[0]' --param_bucket_seconds=3600
 -- completed   capacity_factor_*: energy over rated power (which PostgreSQL knows) and power_hours_*; assets that
 -- in Python   do not exist in PostgreSQL are dropped there
 -- owner       ml-platform@dcmms.example
@@ -26,9 +27,9 @@ intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) + 999999, 1000000) a
 pow(2, 50) as exact,
 1e25 as limit_value,
 
--- buckets ----------------------------------------------------------------------------------------------------
+-- buckets: each once ------------------------------------------------------------------------------------------------
 
-rows_of_90d as (
+rows_read as (
     select
         asset_id,
         site_id,
@@ -41,19 +42,23 @@ rows_of_90d as (
         count as samples,
         stddev_value,
         anomaly_count as anomalies,
-        -- 0 for a bucket that lies whole inside the last 24 h, 1 inside the last 48 h, ...
-        intDiv(as_of_ceiling - toInt64(toUnixTimestamp(time_bucket)) - 1, 86400) as day,
+        -- seconds from the start of the bucket to the last instant
+        as_of_ceiling - toUInt32(time_bucket) as age,
+        -- the 24 h, counted back from the last instant, in which it starts: 0, 1, 2, ...
+        toUInt16(intDiv(age - 1, 86400)) as day,
+        -- whether it ends in the next ones
+        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of_ceiling - as_of_floor as straddles,
         cityHash64(asset_id, metric_name, day) as series_day
     from telemetry_aggregates
     where
-        time_bucket >= toDateTime(as_of_ceiling - 90 * 86400, 'UTC')
+        time_bucket >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
         and time_bucket <= toDateTime(as_of_floor - {bucket_seconds:UInt32}, 'UTC')
 ),
 
 -- Ingestion is at least once. Copies are rare and removing them is dear, so find the days that hold some first.
 repeated_days as (
     select series_day
-    from rows_of_90d
+    from rows_read
     group by series_day
     having count() > groupBitmap(toUInt32(time_bucket))
 ),
@@ -61,13 +66,13 @@ repeated_days as (
 -- of the copies of a bucket the one with the larger count, then the larger sum; the rest only makes it definite
 single_rows as (
     select *
-    from rows_of_90d
+    from rows_read
     where series_day not in (select series_day from repeated_days)
     union all
     select *
     from (
         select *
-        from rows_of_90d
+        from rows_read
         where series_day in (select series_day from repeated_days)
         order by
             samples desc, if(isNaN(sum_value), -inf, sum_value) desc, avg_value desc, anomalies desc,
@@ -76,28 +81,74 @@ single_rows as (
     )
 ),
 
+-- a bucket without samples or without a finite average is missing for its metric
 buckets as (
     select
-        *,
-        samples > 0 and isFinite(avg_value) and abs(avg_value) < limit_value as is_measured
+        asset_id,
+        site_id,
+        metric_name,
+        time_bucket,
+        day,
+        straddles,
+        anomalies,
+        samples > 0 and isFinite(avg_value) and abs(avg_value) < limit_value as is_measured,
+        if(is_measured, avg_value, 0) as average,
+        if(abs(sum_value) < limit_value, sum_value, samples * average) as total,
+        if(abs(stddev_value) < limit_value, stddev_value, 0) as deviation,
+        min_value,
+        max_value,
+        samples
     from single_rows
 ),
 
--- one row per asset and metric: windows that concern all metrics, and which names are in use -------------------
+-- days, then windows of days: the rows of all instants at once --------------------------------------------------------
 
+days as (
+    select
+        asset_id,
+        metric_name,
+        day,
+        straddles,
+        count() as day_rows,
+        sum(anomalies) as day_anomalies,
+        max(time_bucket) as day_last_bucket,
+        countIf(is_measured) as day_measured,
+        maxIf(average, is_measured) as day_largest_average,
+        maxIf(time_bucket, is_measured) as day_last_measured,
+        argMaxIf(site_id, time_bucket, is_measured) as day_last_site,
+        sumIf(samples, is_measured) as day_samples,
+        minIf(min_value, is_measured and isFinite(min_value)) as day_min,
+        maxIf(max_value, is_measured and isFinite(max_value)) as day_max,
+        countIf(is_measured and isFinite(min_value)) as day_mins,
+        countIf(is_measured and isFinite(max_value)) as day_maxes,
+        sumIf(toInt256(average * exact), is_measured) as day_average_sum,
+        sumIf(toInt256(total * exact), is_measured) as day_sum,
+        sumIf(
+            toInt256(samples * (deviation * deviation + average * average) * exact), is_measured
+        ) as day_squares
+    from buckets
+    group by asset_id, metric_name, day, straddles
+),
+
+-- one row per day and instant whose 90 d hold it; `back` is 0 for the last day before the instant
+days_of_instants as (
+    select
+        *,
+        days_ago,
+        day - days_ago as back
+    from days
+    array join
+        arrayFilter(
+            o -> o <= day and day < o + 90 and not (straddles and o = day), {offsets:Array(UInt16)}
+        ) as days_ago
+),
+
+-- one row per asset, metric and instant
 series as (
     select
         asset_id,
         metric_name,
-        max(time_bucket) as last_bucket,
-        countIf(day < 7) as rows_7d,
-        countIf(day < 30) as rows_30d,
-        sumIf(anomalies, day < 7) as anomalies_7d,
-        sumIf(anomalies, day < 30) as anomalies_30d,
-        sum(anomalies) as anomalies_90d,
-        countIf(is_measured) as measured_90d,
-        maxIf(avg_value, is_measured) as largest_avg,
-        argMaxIf(site_id, (time_bucket, site_id), is_measured) as last_site_id,
+        days_ago,
         multiIf(
             has(power_names, metric_name), 'power',
             has(voltage_names, metric_name), 'voltage',
@@ -105,244 +156,236 @@ series as (
             has(temperature_names, metric_name), 'temperature',
             has(frequency_names, metric_name), 'frequency',
             ''
-        ) as quantity
-    from buckets
-    group by asset_id, metric_name
-),
-
--- of several names of one quantity, the first of the list that the asset has reported
-chosen_series as (
-    select *
-    from series
-    where quantity != '' and measured_90d > 0
-    order by
+        ) as quantity,
         indexOf(
             arrayConcat(power_names, voltage_names, current_names, temperature_names, frequency_names), metric_name
-        ) asc
-    limit 1 by asset_id, quantity
+        ) as preference,
+        max(day_last_bucket) as last_bucket,
+        sumIf(day_rows, back < 7) as rows_7d,
+        sumIf(day_rows, back < 30) as rows_30d,
+        sumIf(day_anomalies, back < 7) as anomalies_7d,
+        sumIf(day_anomalies, back < 30) as anomalies_30d,
+        sum(day_anomalies) as anomalies_90d,
+        sumIf(day_measured, back < 7) as buckets_7d,
+        sumIf(day_measured, back < 30) as buckets_30d,
+        sum(day_measured) as buckets_90d,
+        maxIf(day_largest_average, day_measured > 0) as largest_average,
+        argMaxIf(day_last_site, day_last_measured, day_measured > 0) as last_site,
+        nullIf(sumIf(day_samples, back < 7), 0) as samples_7d,
+        nullIf(sumIf(day_samples, back < 30), 0) as samples_30d,
+        minOrNullIf(day_min, back < 7 and day_mins > 0) as min_7d,
+        maxOrNullIf(day_max, back < 7 and day_maxes > 0) as max_7d,
+        toFloat64(sumIf(day_average_sum, back < 7)) / exact as average_sum_7d,
+        toFloat64(sumIf(day_average_sum, back < 30)) / exact as average_sum_30d,
+        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
+        toFloat64(sumIf(day_sum, back < 7)) / exact / samples_7d as mean_7d,
+        toFloat64(sumIf(day_sum, back < 30)) / exact / samples_30d as mean_30d,
+        -- greatest() of newer engines passes over NULL
+        if(
+            samples_7d > 0,
+            sqrt(greatest(toFloat64(sumIf(day_squares, back < 7)) / exact / samples_7d - pow(mean_7d, 2), 0)),
+            null
+        ) as std_7d,
+        if(
+            samples_30d > 0,
+            sqrt(greatest(toFloat64(sumIf(day_squares, back < 30)) / exact / samples_30d - pow(mean_30d, 2), 0)),
+            null
+        ) as std_30d
+    from days_of_instants
+    group by asset_id, metric_name, days_ago
 ),
 
+-- one row per asset and instant; of several names of a quantity the preferred one that was reported in the 90 d
 assets as (
     select
         asset_id,
+        days_ago,
         max(last_bucket) as newest_bucket,
-        sum(rows_7d) as any_rows_7d,
-        sum(rows_30d) as any_rows_30d,
-        sum(anomalies_7d) as all_anomalies_7d,
-        sum(anomalies_30d) as all_anomalies_30d,
-        sum(anomalies_90d) as all_anomalies_90d
+        if(sum(rows_7d) > 0, least(sum(anomalies_7d), 2147483647), null) as all_anomalies_7d,
+        if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
+        least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
+        argMinIf(
+            (mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), preference, quantity = 'power' and buckets_90d > 0
+        ) as power,
+        argMinIf(
+            (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), preference, quantity = 'power' and buckets_90d > 0
+        ) as energy,
+        argMinIf((mean_7d, std_7d, min_7d, max_7d), preference, quantity = 'voltage' and buckets_90d > 0) as voltage,
+        argMinIf((mean_7d, std_7d), preference, quantity = 'current' and buckets_90d > 0) as electric_current,
+        argMinIf((mean_7d, std_7d, max_7d), preference, quantity = 'temperature' and buckets_90d > 0) as temperature,
+        argMinIf((mean_7d, std_7d), preference, quantity = 'frequency' and buckets_90d > 0) as frequency
     from series
-    group by asset_id
+    group by asset_id, days_ago
 ),
 
--- measurements: one row per asset and quantity -------------------------------------------------------------------
+-- availability: an asset against the others of its site, all instants in arrays as long as `offsets` ------------------
 
-sampled as (
-    select
-        buckets.asset_id as asset_id,
-        chosen_series.quantity as quantity,
-        buckets.day as day,
-        buckets.samples as samples,
-        buckets.avg_value as avg_value,
-        if(isFinite(buckets.min_value), buckets.min_value, null) as low,
-        if(isFinite(buckets.max_value), buckets.max_value, null) as high,
-        toInt256(buckets.avg_value * exact) as exact_avg,
-        toInt256(
-            if(abs(buckets.sum_value) < limit_value, buckets.sum_value, buckets.samples * buckets.avg_value) * exact
-        ) as exact_sum,
-        toInt256(
-            buckets.samples
-            * (
-                if(abs(buckets.stddev_value) < limit_value, pow(buckets.stddev_value, 2), 0)
-                + pow(buckets.avg_value, 2)
-            )
-            * exact
-        ) as exact_squares
-    from buckets
-    inner join chosen_series
-        on buckets.asset_id = chosen_series.asset_id and buckets.metric_name = chosen_series.metric_name
-    where buckets.day < 30 and buckets.is_measured
-),
-
-sums as (
+power_of_instants as (
     select
         asset_id,
-        quantity,
-        countIf(day < 7) as buckets_7d,
-        count() as buckets_30d,
-        sumIf(samples, day < 7) as samples_7d,
-        sum(samples) as samples_30d,
-        minOrNullIf(low, day < 7) as min_7d,
-        maxOrNullIf(high, day < 7) as max_7d,
-        toFloat64(sumIf(exact_avg, day < 7)) / exact as avg_sum_7d,
-        toFloat64(sum(exact_avg)) / exact as avg_sum_30d,
-        toFloat64(sumIf(exact_sum, day < 7)) / exact as sum_7d,
-        toFloat64(sum(exact_sum)) / exact as sum_30d,
-        toFloat64(sumIf(exact_squares, day < 7)) / exact as squares_7d,
-        toFloat64(sum(exact_squares)) / exact as squares_30d
-    from sampled
-    group by asset_id, quantity
+        days_ago,
+        argMin(metric_name, preference) as name,
+        greatest(0, argMin(largest_average, preference) / 100) as threshold,
+        count() over (partition by argMin(last_site, preference), days_ago) as site_assets
+    from series
+    where has(power_names, metric_name) and buckets_90d > 0
+    group by asset_id, days_ago
 ),
 
--- mean and pooled population standard deviation, weighted by samples; without samples they are NULL
-statistics as (
-    select
-        *,
-        sum_7d / nullIf(samples_7d, 0) as mean_7d,
-        sum_30d / nullIf(samples_30d, 0) as mean_30d,
-        sqrt(greatest(squares_7d / nullIf(samples_7d, 0) - pow(mean_7d, 2), 0)) as std_7d,
-        sqrt(greatest(squares_30d / nullIf(samples_30d, 0) - pow(mean_30d, 2), 0)) as std_30d
-    from sums
-),
-
-measurements as (
-    select
-        asset_id,
-        anyOrNullIf(mean_7d, quantity = 'power') as power_mean_7d,
-        anyOrNullIf(std_7d, quantity = 'power') as power_std_7d,
-        anyOrNullIf(min_7d, quantity = 'power') as power_min_7d,
-        anyOrNullIf(max_7d, quantity = 'power') as power_max_7d,
-        anyOrNullIf(mean_30d, quantity = 'power') as power_mean_30d,
-        anyOrNullIf(std_30d, quantity = 'power') as power_std_30d,
-        anyOrNullIf(mean_7d, quantity = 'voltage') as voltage_mean_7d,
-        anyOrNullIf(std_7d, quantity = 'voltage') as voltage_std_7d,
-        anyOrNullIf(min_7d, quantity = 'voltage') as voltage_min_7d,
-        anyOrNullIf(max_7d, quantity = 'voltage') as voltage_max_7d,
-        anyOrNullIf(mean_7d, quantity = 'current') as current_mean_7d,
-        anyOrNullIf(std_7d, quantity = 'current') as current_std_7d,
-        anyOrNullIf(mean_7d, quantity = 'temperature') as temperature_mean_7d,
-        anyOrNullIf(std_7d, quantity = 'temperature') as temperature_std_7d,
-        anyOrNullIf(max_7d, quantity = 'temperature') as temperature_max_7d,
-        anyOrNullIf(mean_7d, quantity = 'frequency') as frequency_mean_7d,
-        anyOrNullIf(std_7d, quantity = 'frequency') as frequency_std_7d,
-        sumIf(buckets_7d, quantity = 'power') as power_buckets_7d,
-        sumIf(buckets_30d, quantity = 'power') as power_buckets_30d,
-        sumIf(avg_sum_7d, quantity = 'power') as power_avg_sum_7d,
-        sumIf(avg_sum_30d, quantity = 'power') as power_avg_sum_30d
-    from statistics
-    group by asset_id
-),
-
--- availability: an asset against the others of its site -----------------------------------------------------------
-
+-- the power above which an asset produces, at each instant; -1 where another name is the preferred one
 power_series as (
     select
         asset_id,
-        metric_name,
-        last_site_id as site,
-        greatest(0, largest_avg / 100) as production_threshold,
-        count() over (partition by last_site_id) as site_assets
-    from chosen_series
-    where quantity = 'power'
+        name,
+        arrayMap(
+            o -> if(has(groupArray(days_ago), o), groupArray(threshold)[indexOf(groupArray(days_ago), o)], -1),
+            {offsets:Array(UInt16)}
+        ) as thresholds,
+        arrayMap(
+            o -> has(groupArrayIf(days_ago, site_assets > 2), o), {offsets:Array(UInt16)}
+        ) as is_judged
+    from power_of_instants
+    group by asset_id, name
 ),
 
 power_buckets as (
     select
         buckets.asset_id as asset_id,
+        buckets.site_id as site_id,
         buckets.time_bucket as time_bucket,
         buckets.day as day,
-        power_series.site as site,
-        power_series.site_assets as site_assets,
-        buckets.avg_value > power_series.production_threshold as produces
+        power_series.is_judged as is_judged,
+        arrayMap(
+            (o, threshold) -> threshold >= 0
+            and o <= buckets.day
+            and buckets.day < o + 30
+            and not (buckets.straddles and o = buckets.day),
+            {offsets:Array(UInt16)},
+            power_series.thresholds
+        ) as reports,
+        arrayMap(
+            (r, threshold) -> r and buckets.average > threshold, reports, power_series.thresholds
+        ) as produces
     from buckets
     inner join power_series
-        on buckets.asset_id = power_series.asset_id and buckets.metric_name = power_series.metric_name
-    where buckets.day < 30 and buckets.is_measured
+        on buckets.asset_id = power_series.asset_id and buckets.metric_name = power_series.name
+    where
+        buckets.is_measured
+        and has(power_names, buckets.metric_name)
+        and buckets.day < 30 + arrayMax({offsets:Array(UInt16)})
 ),
 
 site_buckets as (
     select
-        site,
+        site_id,
         time_bucket,
-        count() as reporting,
-        countIf(produces) as producing
+        sumForEach(reports) as reporting,
+        sumForEach(produces) as producing
     from power_buckets
-    group by site, time_bucket
+    group by site_id, time_bucket
 ),
 
 -- a bucket is productive for an asset when at least half of the others that report in it produce
 productive_buckets as (
     select
         power_buckets.asset_id as asset_id,
-        power_buckets.day as day,
-        power_buckets.produces as produces
+        power_buckets.produces as produces,
+        arrayMap(
+            (judged, r, p, all_reporting, all_producing) -> judged
+            and r
+            and all_reporting > 1
+            and 2 * (all_producing - p) >= all_reporting - 1,
+            power_buckets.is_judged,
+            power_buckets.reports,
+            power_buckets.produces,
+            site_buckets.reporting,
+            site_buckets.producing
+        ) as is_productive,
+        arrayMap(
+            (productive, o) -> productive and power_buckets.day < o + 7, is_productive, {offsets:Array(UInt16)}
+        ) as is_productive_7d
     from power_buckets
     inner join site_buckets
-        on power_buckets.site = site_buckets.site and power_buckets.time_bucket = site_buckets.time_bucket
-    where
-        power_buckets.site_assets > 2
-        and site_buckets.reporting > 1
-        and 2 * (site_buckets.producing - power_buckets.produces) >= site_buckets.reporting - 1
+        on power_buckets.site_id = site_buckets.site_id and power_buckets.time_bucket = site_buckets.time_bucket
+),
+
+availabilities_of_instants as (
+    select
+        asset_id,
+        sumForEach(is_productive_7d) as productive_7d,
+        sumForEach(arrayMap((productive, p) -> productive and p, is_productive_7d, produces)) as produced_7d,
+        sumForEach(is_productive) as productive_30d,
+        sumForEach(arrayMap((productive, p) -> productive and p, is_productive, produces)) as produced_30d
+    from productive_buckets
+    group by asset_id
 ),
 
 availabilities as (
     select
         asset_id,
-        countIf(produces and day < 7) / nullIf(countIf(day < 7), 0) as available_7d,
-        countIf(produces) / count() as available_30d
-    from productive_buckets
-    group by asset_id
+        instants.1 as days_ago,
+        instants.2 / nullIf(instants.3, 0) as available_7d,
+        instants.4 / nullIf(instants.5, 0) as available_30d
+    from availabilities_of_instants
+    array join
+        arrayZip({offsets:Array(UInt16)}, produced_7d, productive_7d, produced_30d, productive_30d) as instants
 )
 
 select
-    toDateTime64({as_of:DateTime64(6, 'UTC')}, 6, 'UTC') as event_timestamp,
+    {as_of:DateTime64(6, 'UTC')} - toIntervalDay(assets.days_ago) as event_timestamp,
     lower(toString(assets.asset_id)) as asset_id,
     -- power
-    toFloat32(measurements.power_mean_7d) as rolling_avg_power_7d,
-    toFloat32(measurements.power_std_7d) as rolling_std_power_7d,
-    toFloat32(measurements.power_min_7d) as rolling_min_power_7d,
-    toFloat32(measurements.power_max_7d) as rolling_max_power_7d,
-    toFloat32(measurements.power_mean_30d) as rolling_avg_power_30d,
-    toFloat32(measurements.power_std_30d) as rolling_std_power_30d,
+    toFloat32(assets.power.1) as rolling_avg_power_7d,
+    toFloat32(assets.power.2) as rolling_std_power_7d,
+    toFloat32(assets.power.3) as rolling_min_power_7d,
+    toFloat32(assets.power.4) as rolling_max_power_7d,
+    toFloat32(assets.power.5) as rolling_avg_power_30d,
+    toFloat32(assets.power.6) as rolling_std_power_30d,
     -- voltage, current, temperature, frequency
-    toFloat32(measurements.voltage_mean_7d) as rolling_avg_voltage_7d,
-    toFloat32(measurements.voltage_std_7d) as rolling_std_voltage_7d,
-    toFloat32(measurements.voltage_min_7d) as rolling_min_voltage_7d,
-    toFloat32(measurements.voltage_max_7d) as rolling_max_voltage_7d,
-    toFloat32(measurements.current_mean_7d) as rolling_avg_current_7d,
-    toFloat32(measurements.current_std_7d) as rolling_std_current_7d,
-    toFloat32(measurements.temperature_mean_7d) as rolling_avg_temperature_7d,
-    toFloat32(measurements.temperature_std_7d) as rolling_std_temperature_7d,
-    toFloat32(measurements.temperature_max_7d) as rolling_max_temperature_7d,
-    toFloat32(measurements.frequency_mean_7d) as rolling_avg_frequency_7d,
-    toFloat32(measurements.frequency_std_7d) as rolling_std_frequency_7d,
+    toFloat32(assets.voltage.1) as rolling_avg_voltage_7d,
+    toFloat32(assets.voltage.2) as rolling_std_voltage_7d,
+    toFloat32(assets.voltage.3) as rolling_min_voltage_7d,
+    toFloat32(assets.voltage.4) as rolling_max_voltage_7d,
+    toFloat32(assets.electric_current.1) as rolling_avg_current_7d,
+    toFloat32(assets.electric_current.2) as rolling_std_current_7d,
+    toFloat32(assets.temperature.1) as rolling_avg_temperature_7d,
+    toFloat32(assets.temperature.2) as rolling_std_temperature_7d,
+    toFloat32(assets.temperature.3) as rolling_max_temperature_7d,
+    toFloat32(assets.frequency.1) as rolling_avg_frequency_7d,
+    toFloat32(assets.frequency.2) as rolling_std_frequency_7d,
     -- anomalies
-    if(assets.any_rows_7d > 0, toInt32(least(assets.all_anomalies_7d, 2147483647)), null) as anomaly_count_7d,
-    if(assets.any_rows_30d > 0, toInt32(least(assets.all_anomalies_30d, 2147483647)), null) as anomaly_count_30d,
-    toNullable(toInt32(least(assets.all_anomalies_90d, 2147483647))) as anomaly_count_90d,
+    toInt32(assets.all_anomalies_7d) as anomaly_count_7d,
+    toInt32(assets.all_anomalies_30d) as anomaly_count_30d,
+    toInt32(assets.all_anomalies_90d) as anomaly_count_90d,
     -- energy
-    if(
-        measurements.power_buckets_7d > 0, measurements.power_avg_sum_7d * {bucket_seconds:UInt32} / 3600, null
-    ) as total_generation_kwh_7d,
-    if(
-        measurements.power_buckets_30d > 0, measurements.power_avg_sum_30d * {bucket_seconds:UInt32} / 3600, null
-    ) as total_generation_kwh_30d,
-    toFloat32(
-        24 * measurements.power_avg_sum_30d / nullIf(measurements.power_buckets_30d, 0)
-    ) as avg_daily_generation_kwh,
+    if(assets.energy.1 > 0, assets.energy.3 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_7d,
+    if(assets.energy.2 > 0, assets.energy.4 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_30d,
+    toFloat32(24 * assets.energy.4 / nullIf(assets.energy.2, 0)) as avg_daily_generation_kwh,
     -- availability and coverage
     toFloat32(availabilities.available_7d) as availability_7d,
     toFloat32(availabilities.available_30d) as availability_30d,
     toFloat32(
-        measurements.power_buckets_7d
+        nullIf(assets.energy.1, 0)
         / nullIf(
             -- whole buckets of the clock grid: from the first that starts in the window to the last that ends in it
-            intDiv(as_of_floor, {bucket_seconds:UInt32})
-            - intDiv(as_of_ceiling - 7 * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}),
+            intDiv(as_of_floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
+            - intDiv(
+                as_of_ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}
+            ),
             0
         )
     ) as telemetry_coverage_7d,
     toFloat32(
         toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) / 3600000000
+        - 24 * assets.days_ago
         - (toUnixTimestamp(assets.newest_bucket) + {bucket_seconds:UInt32}) / 3600
     ) as hours_since_last_telemetry,
     -- inputs of the capacity factor that are no features
-    measurements.power_buckets_7d * {bucket_seconds:UInt32} / 3600 as power_hours_7d,
-    measurements.power_buckets_30d * {bucket_seconds:UInt32} / 3600 as power_hours_30d,
+    assets.energy.1 * {bucket_seconds:UInt32} / 3600 as power_hours_7d,
+    assets.energy.2 * {bucket_seconds:UInt32} / 3600 as power_hours_30d,
     -- the newest fact that this row rests on
     toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
 from assets
-left join measurements on assets.asset_id = measurements.asset_id
-left join availabilities on assets.asset_id = availabilities.asset_id
-order by asset_id
+left join availabilities on assets.asset_id = availabilities.asset_id and assets.days_ago = availabilities.days_ago
+order by event_timestamp, asset_id
 settings join_use_nulls = 1

@@ -7,7 +7,7 @@ from feast.types import Float32, Int32
 
 from data_sources import work_order_snapshots
 from entities import asset
-from features.fields import ASSET_ID, feature
+from features.fields import ALL_TIME, ASSET_ID, feature
 
 work_order_features = FeatureView(
     name="work_order_features",
@@ -60,6 +60,7 @@ work_order_features = FeatureView(
             Float32,
             "ratio",
             "Daily rate of 30 d over daily rate of 90 d; 1 is steady",
+            window="30 d, 90 d",
         ),
         feature(
             "corrective_wo_ratio_30d",
@@ -73,18 +74,26 @@ work_order_features = FeatureView(
             "count",
             "Failures in 90 d within 30 d after another failure's repair",
         ),
-        feature("days_since_last_wo", Int32, "days", "Whole days since a work order was created; NULL if never"),
+        feature(
+            "days_since_last_wo",
+            Int32,
+            "days",
+            "Whole days since a work order was created; NULL if never",
+            window=ALL_TIME,
+        ),
         feature(
             "days_since_last_corrective_wo",
             Int32,
             "days",
             "Whole days since a corrective work order was created",
+            window=ALL_TIME,
         ),
         feature(
             "days_since_last_preventive_wo",
             Int32,
             "days",
             "Whole days since a preventive work order was created",
+            window=ALL_TIME,
         ),
     ],
 )

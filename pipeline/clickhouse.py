@@ -63,7 +63,9 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
         dsn = settings.clickhouse_dsn.get_secret_value()
         parts = urlsplit(dsn)
         if parts.scheme == "chdb" and not Path(parts.path).is_dir():
-            raise PipelineError(f"CLICKHOUSE_DSN: there is no directory {parts.path} (local stack: run `make up` and `make load`)")
+            raise PipelineError(
+                f"CLICKHOUSE_DSN: there is no directory {parts.path} (local stack: run `make up` and `make load`)"
+            )
         place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
         if parts.scheme == "chdb":
             common.pop("autogenerate_session_id")

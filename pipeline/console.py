@@ -1,14 +1,22 @@
 """What a run shows: progress bars on a terminal, log lines without one (cron), and a table at the end."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 from rich import box
 from rich.console import Console as RichConsole
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from pipeline.run import Progress as ProgressCallback
@@ -61,6 +69,25 @@ class Console:
 
             yield show
 
+    @contextmanager
+    def backfill_progress(self) -> Iterator[Callable[[int, int], None]]:
+        """Yield the callback that shows how many instants are done, and the time left."""
+        if self._quiet or not self._errors.is_terminal:
+            yield self._log_backfill
+            return
+        with Progress(
+            TextColumn("backfill"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("instants"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._errors,
+        ) as bars:
+            task = bars.add_task("backfill", total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
     def summary(self, results: list[ViewResult], as_of: datetime) -> None:
         """Print one line per view: rows, seconds, newest source time, bytes of its snapshot, outcome."""
         if self._quiet or all(result.error for result in results):
@@ -80,6 +107,10 @@ class Console:
     def _log_progress(self, view: str, stage: str, share: float) -> None:
         if share == 0.0 and view in self._views:
             logger.info("%s: %s", view, stage)
+
+    def _log_backfill(self, done: int, total: int) -> None:
+        if done == total or done % 30 == 0:
+            logger.info("backfill: %d of %d instants", done, total)
 
 
 def _outcome(result: ViewResult) -> str:

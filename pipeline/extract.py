@@ -1,6 +1,7 @@
 """Extraction of the feature views as of one instant: the SQL beside each definition, completed across databases."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,32 @@ def extracted_schema(view: str) -> pa.Schema:
     return pa.schema([f for f in snapshot_schema(view) if f.name not in left_out] + _INPUTS[view])
 
 
-def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:
-    """Return one row per asset that exists at `as_of`, columns as `extracted_schema(view)`.
+def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime]) -> pa.Table:
+    """Return one row per instant and asset that exists then, columns as `extracted_schema(view)`.
 
-    Raises `PipelineError` where the query fails or no asset exists at `as_of`.
+    Raises `PipelineError` where the query fails.
     """
-    table = source.copy(query_of(view), [as_of], extracted_schema(view))
+    return source.copy(query_of(view), instants, extracted_schema(view))
+
+
+def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:
+    """Return one row per instant and asset with telemetry in the 90 d before it, known to PostgreSQL or not.
+
+    The `instants` must be whole days (24 h) apart. Columns as `extracted_schema("telemetry_features")`. Raises
+    `PipelineError` where the query fails.
+    """
+    last = max(instants)
+    parameters = {
+        "as_of": last,
+        "offsets": [(last - instant) // timedelta(days=1) for instant in instants],
+        "bucket_seconds": bucket_seconds,
+    }
+    return source.stream(query_of("telemetry_features"), parameters, extracted_schema("telemetry_features"))
+
+
+def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:
+    """Return `read_postgres` of one instant; raises `PipelineError` also where no asset exists then."""
+    table = read_postgres(source, view, [as_of])
     if not table.num_rows:
         raise PipelineError(
             f"PostgreSQL holds no asset that exists as of {as_of.isoformat()}: check DATABASE_URL and the as-of instant"
@@ -61,17 +82,12 @@ def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.T
 
 
 def extract_telemetry(source: ClickHouseSource, as_of: datetime, bucket_seconds: int) -> pa.Table:
-    """Return one row per asset with telemetry in the 90 d before `as_of`, known to PostgreSQL or not.
+    """Return `read_telemetry` of one instant.
 
-    Columns as `extracted_schema("telemetry_features")`. Raises `PipelineError` where the query fails, there is no
-    telemetry, or its buckets are not `bucket_seconds` wide.
+    Raises `PipelineError` also where there is no telemetry, or its buckets are not `bucket_seconds` wide.
     """
     check_bucket_width(source, as_of, bucket_seconds)
-    table = source.stream(
-        query_of("telemetry_features"),
-        {"as_of": as_of, "bucket_seconds": bucket_seconds},
-        extracted_schema("telemetry_features"),
-    )
+    table = read_telemetry(source, [as_of], bucket_seconds)
     if not table.num_rows:
         raise PipelineError(
             f"ClickHouse holds no telemetry in the 90 d before {as_of.isoformat()}: check CLICKHOUSE_DATABASE, the "
@@ -108,7 +124,7 @@ def complete_telemetry_features(telemetry: pa.Table, assets: pa.Table) -> pa.Tab
     knows none of the assets with telemetry.
     """
     known = telemetry.filter(pc.is_in(telemetry["asset_id"], value_set=assets["asset_id"].combine_chunks()))
-    if not known.num_rows:
+    if telemetry.num_rows and not known.num_rows:
         raise PipelineError(
             f"PostgreSQL knows none of the {telemetry.num_rows} assets that have telemetry in ClickHouse: "
             "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"

@@ -1,7 +1,7 @@
 """Reading dCMMS's PostgreSQL: one read-only, repeatable-read transaction per run, `COPY` straight into Arrow."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -30,7 +30,7 @@ class PostgresSource:
             cursor.execute("select to_regclass('wind_turbine_metadata') is not null")
             self._has_wind_turbines = cursor.fetchone()[0]
 
-    def copy(self, query: str, as_of: list[datetime], schema: pa.Schema) -> pa.Table:
+    def copy(self, query: str, as_of: Sequence[datetime], schema: pa.Schema) -> pa.Table:
         """Return the rows of `query` for the instants `as_of` as a table of exactly `schema`.
 
         `query` reads its instants from the setting `feature_store.as_of`. Raises `PipelineError` where the database
@@ -44,7 +44,9 @@ class PostgresSource:
                     "select set_config('feature_store.as_of', %s, true)",
                     (",".join(instant.isoformat() for instant in as_of),),
                 )
-                cursor.copy_expert(f"copy ({prefix} ({query})) to stdout (format csv, header)", buffer)
+                cursor.copy_expert(
+                    f"copy ({prefix} select * from ({query}) as extracted) to stdout (format csv, header)", buffer
+                )
         except psycopg2.Error as error:
             raise PipelineError(f"PostgreSQL {_where(self._connection)}: {_reason(error)}") from error
         buffer.seek(0)

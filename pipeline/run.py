@@ -18,10 +18,9 @@ from pipeline.errors import PipelineError
 from pipeline.feast_store import open_feature_store, registered_view
 from pipeline.postgres import open_postgres
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
+from pipeline.views import ASSETS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
-
-ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 
 # Told a view, what is being done with it, and a share of that between 0 and 1.
 Progress = Callable[[str, str, float], None]
@@ -76,7 +75,7 @@ class _Run:
         self.views = views
         self.progress = progress
         # A view that was not asked for may still be read, because another one needs it.
-        self.results = {view: ViewResult(view) for view in (ASSETS, WORK_ORDERS, TELEMETRY)}
+        self.results = {view: ViewResult(view) for view in VIEW_NAMES}
         self.raw: dict[str, pa.Table] = {}
         self.snapshots: dict[str, pa.Table] = {}
 

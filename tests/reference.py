@@ -121,7 +121,7 @@ def jobs_of(fleet: Fleet, asset_id: UUID, as_of: datetime) -> list[Job]:
         cancelled = work_order["status"] == "cancelled" and work_order["updated_at"] <= as_of
         if work_order["asset_id"] != asset_id or work_order["created_at"] > as_of or cancelled:
             continue
-        completed = completed_at(work_order, fleet.tasks, as_of)
+        completed = completed_at(work_order, fleet.tasks)
         jobs.append(
             Job(
                 id=work_order["id"],
@@ -135,18 +135,16 @@ def jobs_of(fleet: Fleet, asset_id: UUID, as_of: datetime) -> list[Job]:
     return jobs
 
 
-def completed_at(work_order: Row, tasks: list[Row], as_of: datetime) -> datetime | None:
-    """Return when the work order was completed. Tasks done after T are not known as of T, so they say nothing."""
-    if work_order["actual_end"] is not None:
-        return work_order["actual_end"]
+def completed_at(work_order: Row, tasks: list[Row]) -> datetime | None:
+    """Return when the work order was completed, which may be after T; None in a status that says it is not."""
     if work_order["status"] not in ("completed", "closed"):
         return None
+    if work_order["actual_end"] is not None:
+        return work_order["actual_end"]
     done = [
         task["completed_at"]
         for task in tasks
-        if task["work_order_id"] == work_order["id"]
-        and task["completed_at"] is not None
-        and task["completed_at"] <= as_of
+        if task["work_order_id"] == work_order["id"] and task["completed_at"] is not None
     ]
     return max(done) if done else work_order["updated_at"]
 
@@ -171,9 +169,7 @@ def mean(values: Sequence[Number]) -> float | None:
 def asset_features(fleet: Fleet, asset: Row, jobs: list[Job], capacity: float | None, as_of: datetime) -> Row:
     """Return all features of the view but `health_score`."""
     alerts = [
-        alert
-        for alert in fleet.alerts
-        if alert["asset_id"] == asset["id"] and within(alert["triggered_at"], as_of, 30)
+        alert for alert in fleet.alerts if alert["asset_id"] == asset["id"] and within(alert["triggered_at"], as_of, 30)
     ]
     installed = installed_at(asset, as_of)
     return {
@@ -245,7 +241,7 @@ def installed_capacity_kw(asset: Row, wind: list[Row]) -> float | None:
         kilowatts(json_member(asset["metadata"], "installed_capacity_kw")),
         float(rated_mw[0]) * 1000 if rated_mw and rated_mw[0] is not None else None,
     ]
-    return next((place for place in places if place is not None and place > 0), None)
+    return next((place for place in places if place is not None and 0 < place < math.inf), None)
 
 
 def json_member(text: str, key: str) -> Any:
@@ -267,7 +263,9 @@ def kilowatts(value: Any) -> float | None:
         return None
     if isinstance(value, int | float):
         return float(value)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(kw|w|mw|)\s*", value, re.IGNORECASE) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    match = re.fullmatch(r"\s*\+?((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(kw|w|mw|)\s*", value, re.IGNORECASE)
     if match is None:
         return None
     return float(match[1]) * {"": 1, "kw": 1, "w": 0.001, "mw": 1000}[match[2].lower()]
@@ -450,7 +448,7 @@ class Telemetry:
 
     def features(self, asset_id: UUID, capacity_kw: float | None) -> Row:
         """Return all features of the view for one asset."""
-        row: Row = {}
+        features: Row = {}
         for quantity, days, statistics in (
             ("power", 7, ("avg", "std", "min", "max")),
             ("power", 30, ("avg", "std")),
@@ -459,26 +457,26 @@ class Telemetry:
             ("temperature", 7, ("avg", "std", "max")),
             ("frequency", 7, ("avg", "std")),
         ):
-            values = [bucket for bucket in self.quantity(asset_id, quantity) if self.inside(bucket["time_bucket"], days)]
+            values = [row for row in self.quantity(asset_id, quantity) if self.inside(row["time_bucket"], days)]
             for statistic in statistics:
-                row[f"rolling_{statistic}_{quantity}_{days}d"] = STATISTICS[statistic](values) if values else None
+                features[f"rolling_{statistic}_{quantity}_{days}d"] = STATISTICS[statistic](values) if values else None
         for days in (7, 30, 90):
-            row[f"anomaly_count_{days}d"] = self.anomalies(asset_id, days)
+            features[f"anomaly_count_{days}d"] = self.anomalies(asset_id, days)
         for days in (7, 30):
             hours = self.power_hours(asset_id, days)
             energy = self.energy_kwh(asset_id, days)
-            row[f"total_generation_kwh_{days}d"] = energy
+            features[f"total_generation_kwh_{days}d"] = energy
             known = energy is not None and capacity_kw is not None
-            row[f"capacity_factor_{days}d"] = energy / (capacity_kw * hours) if known else None
-            row[f"availability_{days}d"] = self.availability(asset_id, days)
-        generated = row["total_generation_kwh_30d"]
-        row["avg_daily_generation_kwh"] = (
+            features[f"capacity_factor_{days}d"] = energy / (capacity_kw * hours) if known else None
+            features[f"availability_{days}d"] = self.availability(asset_id, days)
+        generated = features["total_generation_kwh_30d"]
+        features["avg_daily_generation_kwh"] = (
             None if generated is None else generated / (self.power_hours(asset_id, 30) / 24)
         )
-        row["telemetry_coverage_7d"] = self.coverage(asset_id, 7)
+        features["telemetry_coverage_7d"] = self.coverage(asset_id, 7)
         newest = max(bucket["time_bucket"] for bucket in self.of(asset_id, 90)) + self.width
-        row["hours_since_last_telemetry"] = (self.as_of - newest) / HOUR
-        return row
+        features["hours_since_last_telemetry"] = (self.as_of - newest) / HOUR
+        return features
 
     def anomalies(self, asset_id: UUID, days: int) -> int | None:
         buckets = self.of(asset_id, days)

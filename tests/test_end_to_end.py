@@ -26,6 +26,7 @@ from dev.stack import ensure_database
 from features.services import predictive_maintenance_v1
 from pipeline.config import REPOSITORY
 from pipeline.schemas import VIEWS
+from tests import readme
 from tests.stores import write_feature_store_yaml
 
 AS_OF = "2026-01-01T00:00:00Z"
@@ -34,7 +35,7 @@ FEAST = Path(sys.executable).with_name("feast")
 LOAD = """
 import sys
 from dev import fleet, load
-load.load_fleet(*sys.argv[1:], fleet.generate(assets=30, days=200))
+load.load_fleet(*sys.argv[1:], fleet.generate())
 """
 UNKNOWN_ASSET = "00000000-0000-4000-8000-00000000dead"
 JSON_TYPES = {String: str, Int32: int, Float32: float, Float64: float}
@@ -214,7 +215,27 @@ def test_time_zone_of_the_machine_changes_nothing(deployment: Deployment, tmp_pa
     assert answer["asset_features__mtbf_hours"]["values"] == values
 
 
-@pytest.mark.parametrize("command", [("plan",), ("feature-views", "list"), ("entities", "list")])
+@pytest.mark.parametrize("command", [("plan",), ("feature-views", "list")])
 def test_feast_commands_of_the_repository(deployment: Deployment, command: tuple[str, ...]) -> None:
     printed = run(FEAST, *command, cwd=REPOSITORY, environment=deployment.environment)
     assert command == ("plan",) or "asset" in printed
+
+
+def test_readme_shows_the_answer_to_its_request(url: str) -> None:
+    (request,) = (block for block in readme.blocks("bash") if block.startswith("curl"))
+    (answer,) = readme.blocks("json")
+    shown = "http://127.0.0.1:6566"
+    assert shown in request
+    printed = run("bash", "-c", request.replace(shown, url), cwd=REPOSITORY, environment=os.environ)
+    assert json.loads(printed) == json.loads(answer)
+
+
+def test_readme_python_example_reads_the_same_values_online_and_for_training(deployment: Deployment) -> None:
+    (example,) = readme.blocks("python")
+    check = """
+assert training.shape[0] == 1
+shown = {name for name in online if name in training.columns and not pd.isna(training[name][0])}
+assert len(shown) > 60, shown
+assert all(training[name][0] == online[name][0] for name in shown)
+"""
+    run(sys.executable, "-W", "ignore", "-c", example + check, cwd=REPOSITORY, environment=deployment.environment)

@@ -1,0 +1,67 @@
+"""The feature catalogue: docs/features.md, generated from the definitions."""
+
+from feast import FeatureService, FeatureView, Field
+
+from features.services import predictive_maintenance_v1
+from pipeline.schemas import VIEWS
+from pipeline.training import LABEL, LABEL_SQL
+
+_HEAD = """\
+# Feature catalogue
+
+<!-- Generated: python materialize_features.py catalogue > docs/features.md -->
+
+Every feature is known as of one instant T, from facts at or before T. A window of 7 d is (T - 7 d, T]; "at T" is the
+state then, "all time" everything so far. NULL is unknown, 0 is a measured zero. The unit "1" is a plain number.
+"""
+
+_LABEL = f"""\
+## Label
+
+`{LABEL}` (Int32, 1 or 0): a corrective or emergency work order of the asset was created in (T, T + 7 d] and has not
+been cancelled. SQL: [{LABEL_SQL}](../{LABEL_SQL}). It looks ahead: it belongs into training sets
+(`python materialize_features.py training-set`), never into a feature view.
+"""
+
+
+def catalogue() -> str:
+    """Return the Markdown text of the catalogue: every view with its features, the label, the feature services."""
+    parts = [
+        _HEAD,
+        *(_view_section(view) for view in VIEWS.values()),
+        _LABEL,
+        _service_section(predictive_maintenance_v1),
+    ]
+    return "\n".join(parts)
+
+
+def _view_section(view: FeatureView) -> str:
+    rows = [("feature", "type", "unit", "window", "meaning"), ("---",) * 5, *(_feature_row(f) for f in view.features)]
+    facts = [
+        f"{len(view.features)} features",
+        f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
+        f"{view.tags['engine']}, SQL [{view.tags['sql']}](../{view.tags['sql']})",
+        f"ttl {view.ttl.days} d",
+        f"owner {view.owner}",
+    ]
+    return "\n".join([f"## {view.name}", "", view.description, "", " · ".join(facts), "", *map(_table_row, rows), ""])
+
+
+def _feature_row(field: Field) -> tuple[str, ...]:
+    unit = field.tags["unit"]
+    meaning = field.description.removesuffix(f" [{unit}]")
+    return f"`{field.name}`", str(field.dtype), unit, field.tags["window"], meaning
+
+
+def _table_row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _service_section(service: FeatureService) -> str:
+    lines = [f"## Feature service {service.name}", "", f"{service.description} It reads:", ""]
+    for projection in service.feature_view_projections:
+        asked = {field.name for field in projection.features}
+        left_out = [f"`{field.name}`" for field in VIEWS[projection.name].features if field.name not in asked]
+        without = f" without {', '.join(left_out)}" if left_out else ""
+        lines.append(f"- {len(asked)} features of `{projection.name}`{without}")
+    return "\n".join([*lines, ""])

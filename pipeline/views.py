@@ -1,0 +1,7 @@
+"""The names of the feature views, for code that must not wait for Feast to be imported."""
+
+ASSETS = "asset_features"
+WORK_ORDERS = "work_order_features"
+TELEMETRY = "telemetry_features"
+
+VIEW_NAMES = (ASSETS, WORK_ORDERS, TELEMETRY)

@@ -1,0 +1,96 @@
+"""A generated fleet in the real databases: PostgreSQL in both schema variants at once, and ClickHouse."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg2
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from psycopg2.extensions import connection as Connection
+
+from dev.servers import PostgresServer
+from pipeline import extract
+from pipeline.clickhouse import open_clickhouse
+from pipeline.config import Settings
+from pipeline.postgres import open_postgres
+from tests.conftest import DATABASE
+from tests.dcmms import Dcmms
+from tests.fleets import as_stored
+from tests.reference import Fleet, Row
+
+VARIANTS = ("n", "t")
+
+Views = dict[str, dict[str, Row]]
+"""The rows of an extraction: {view: {asset_id: {column: value}}}."""
+
+
+class BothVariants:
+    """Both variants of PostgreSQL, which share the telemetry of one ClickHouse, to load and extract again and again."""
+
+    def __init__(self, connections: dict[str, Connection], clickhouse: Client, settings: dict[str, Settings]) -> None:
+        self._connections = connections
+        self._clickhouse = clickhouse
+        self._settings = settings
+
+    def load(self, fleets: Iterable[Fleet]) -> None:
+        """Replace everything in all databases by these fleets."""
+        fleets = list(fleets)
+        for variant, connection in self._connections.items():
+            dcmms = Dcmms(connection, self._clickhouse, self._settings[variant])
+            stored = [as_stored(fleet, variant) for fleet in fleets]
+            for table, rows in (
+                ("assets", [row for fleet in stored for row in fleet.assets]),
+                ("work_orders", [row for fleet in stored for row in fleet.work_orders]),
+                ("work_order_tasks", [row | {"title": "Task"} for fleet in stored for row in fleet.tasks]),
+                ("alerts", [row for fleet in stored for row in fleet.alerts]),
+                ("asset_health_scores", [row for fleet in stored for row in fleet.scores]),
+                ("wind_turbine_metadata", [row for fleet in stored for row in fleet.wind]),
+            ):
+                if rows:
+                    dcmms.insert(table, rows)
+        dcmms.buckets(*(row for fleet in fleets for row in fleet.buckets))
+
+    def extract(self, as_of: datetime, width: timedelta) -> dict[str, Views]:
+        """Return the snapshots of all views as of `as_of` by variant, as a run would write them."""
+        with open_clickhouse(self._settings["n"]) as source:
+            telemetry = extract.extract_telemetry(source, as_of, int(width.total_seconds()))
+        return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
+
+    def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:
+        with open_postgres(self._settings[variant]) as source:
+            assets = extract.extract_postgres(source, "asset_features", as_of)
+            work_orders = extract.extract_postgres(source, "work_order_features", as_of)
+        tables = {
+            "asset_features": extract.complete_asset_features(assets, telemetry),
+            "work_order_features": work_orders,
+            "telemetry_features": extract.complete_telemetry_features(telemetry, assets),
+        }
+        created = datetime.now(UTC)
+        return {
+            view: by_asset(extract.as_snapshot(view, table, created).drop_columns(["created"]).to_pylist())
+            for view, table in tables.items()
+        }
+
+
+def by_asset(rows: list[Row]) -> dict[str, Row]:
+    """Return the rows by asset, of which each must have one."""
+    keyed = {row["asset_id"]: row for row in rows}
+    assert len(keyed) == len(rows), "an asset has more than one row"
+    return keyed
+
+
+@contextmanager
+def open_both_variants(postgres: PostgresServer, clickhouse: Client, directory: Path) -> Iterator[BothVariants]:
+    """Yield the databases of both variants; `directory` is that of the embedded engine."""
+    with ExitStack() as stack:
+        urls = {variant: postgres.url("dcmms", f"dcmms_{variant}") for variant in VARIANTS}
+        yield BothVariants(
+            {variant: stack.enter_context(closing(psycopg2.connect(url))) for variant, url in urls.items()},
+            clickhouse,
+            {
+                variant: Settings(database_url=url, clickhouse_dsn=f"chdb://{directory}", clickhouse_database=DATABASE)
+                for variant, url in urls.items()
+            },
+        )

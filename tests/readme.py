@@ -1,0 +1,28 @@
+"""README.md, taken apart for the tests that hold it to what it says."""
+
+import re
+
+from pipeline.config import REPOSITORY
+
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the contents of the fenced blocks of one language, in order."""
+    return [content for found, content in _FENCE.findall(TEXT) if found == language]
+
+
+def spans() -> list[str]:
+    """Return the inline code of the prose."""
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", TEXT))
+
+
+def code() -> str:
+    """Return everything that is set as code, a piece per line."""
+    return "\n".join([content for _, content in _FENCE.findall(TEXT)] + spans())
+
+
+def section(title: str) -> str:
+    """Return the text of the section with this heading."""
+    return TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
