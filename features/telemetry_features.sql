@@ -17,6 +17,7 @@ with
 ['current_a', 'current'] as current_names,
 ['temperature_c', 'temperature'] as temperature_names,
 ['frequency_hz', 'grid_frequency_hz'] as frequency_names,
+arrayConcat(power_names, voltage_names, current_names, temperature_names, frequency_names) as all_names,
 
 -- a bucket starts and ends at a whole second: the as-of instant, rounded down and up
 intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}), 1000000) as as_of_floor,
@@ -34,6 +35,8 @@ rows_read as (
         asset_id,
         site_id,
         metric_name,
+        -- the number of the name in the list, 0 for any other: grouping by it is twice as fast as by the name
+        toUInt8(transform(metric_name, all_names, arrayEnumerate(all_names), 0)) as metric,
         time_bucket,
         avg_value,
         min_value,
@@ -86,7 +89,7 @@ buckets as (
     select
         asset_id,
         site_id,
-        metric_name,
+        metric,
         time_bucket,
         day,
         straddles,
@@ -106,7 +109,7 @@ buckets as (
 days as (
     select
         asset_id,
-        metric_name,
+        metric,
         day,
         straddles,
         count() as day_rows,
@@ -127,7 +130,7 @@ days as (
             toInt256(samples * (deviation * deviation + average * average) * exact), is_measured
         ) as day_squares
     from buckets
-    group by asset_id, metric_name, day, straddles
+    group by asset_id, metric, day, straddles
 ),
 
 -- one row per day and instant whose 90 d hold it; `back` is 0 for the last day before the instant
@@ -143,23 +146,20 @@ days_of_instants as (
         ) as days_ago
 ),
 
--- one row per asset, metric and instant
+-- one row per asset, metric and instant; all metrics without a quantity are one
 series as (
     select
         asset_id,
-        metric_name,
+        metric,
         days_ago,
         multiIf(
-            has(power_names, metric_name), 'power',
-            has(voltage_names, metric_name), 'voltage',
-            has(current_names, metric_name), 'current',
-            has(temperature_names, metric_name), 'temperature',
-            has(frequency_names, metric_name), 'frequency',
-            ''
+            metric = 0, '',
+            has(power_names, all_names[metric]), 'power',
+            has(voltage_names, all_names[metric]), 'voltage',
+            has(current_names, all_names[metric]), 'current',
+            has(temperature_names, all_names[metric]), 'temperature',
+            'frequency'
         ) as quantity,
-        indexOf(
-            arrayConcat(power_names, voltage_names, current_names, temperature_names, frequency_names), metric_name
-        ) as preference,
         max(day_last_bucket) as last_bucket,
         sumIf(day_rows, back < 7) as rows_7d,
         sumIf(day_rows, back < 30) as rows_30d,
@@ -192,7 +192,7 @@ series as (
             null
         ) as std_30d
     from days_of_instants
-    group by asset_id, metric_name, days_ago
+    group by asset_id, metric, days_ago
 ),
 
 -- one row per asset and instant; of several names of a quantity the preferred one that was reported in the 90 d
@@ -205,15 +205,15 @@ assets as (
         if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
         least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
         argMinIf(
-            (mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), preference, quantity = 'power' and buckets_90d > 0
+            (mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power' and buckets_90d > 0
         ) as power,
         argMinIf(
-            (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), preference, quantity = 'power' and buckets_90d > 0
+            (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power' and buckets_90d > 0
         ) as energy,
-        argMinIf((mean_7d, std_7d, min_7d, max_7d), preference, quantity = 'voltage' and buckets_90d > 0) as voltage,
-        argMinIf((mean_7d, std_7d), preference, quantity = 'current' and buckets_90d > 0) as electric_current,
-        argMinIf((mean_7d, std_7d, max_7d), preference, quantity = 'temperature' and buckets_90d > 0) as temperature,
-        argMinIf((mean_7d, std_7d), preference, quantity = 'frequency' and buckets_90d > 0) as frequency
+        argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage' and buckets_90d > 0) as voltage,
+        argMinIf((mean_7d, std_7d), metric, quantity = 'current' and buckets_90d > 0) as electric_current,
+        argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature' and buckets_90d > 0) as temperature,
+        argMinIf((mean_7d, std_7d), metric, quantity = 'frequency' and buckets_90d > 0) as frequency
     from series
     group by asset_id, days_ago
 ),
@@ -224,11 +224,11 @@ power_of_instants as (
     select
         asset_id,
         days_ago,
-        argMin(metric_name, preference) as name,
-        greatest(0, argMin(largest_average, preference) / 100) as threshold,
-        count() over (partition by argMin(last_site, preference), days_ago) as site_assets
+        min(metric) as preferred_metric,
+        greatest(0, argMin(largest_average, metric) / 100) as threshold,
+        count() over (partition by argMin(last_site, metric), days_ago) as site_assets
     from series
-    where has(power_names, metric_name) and buckets_90d > 0
+    where metric between 1 and length(power_names) and buckets_90d > 0
     group by asset_id, days_ago
 ),
 
@@ -236,7 +236,7 @@ power_of_instants as (
 power_series as (
     select
         asset_id,
-        name,
+        preferred_metric,
         arrayMap(
             o -> if(has(groupArray(days_ago), o), groupArray(threshold)[indexOf(groupArray(days_ago), o)], -1),
             {offsets:Array(UInt16)}
@@ -245,7 +245,7 @@ power_series as (
             o -> has(groupArrayIf(days_ago, site_assets > 2), o), {offsets:Array(UInt16)}
         ) as is_judged
     from power_of_instants
-    group by asset_id, name
+    group by asset_id, preferred_metric
 ),
 
 power_buckets as (
@@ -268,10 +268,10 @@ power_buckets as (
         ) as produces
     from buckets
     inner join power_series
-        on buckets.asset_id = power_series.asset_id and buckets.metric_name = power_series.name
+        on buckets.asset_id = power_series.asset_id and buckets.metric = power_series.preferred_metric
     where
         buckets.is_measured
-        and has(power_names, buckets.metric_name)
+        and buckets.metric between 1 and length(power_names)
         and buckets.day < 30 + arrayMax({offsets:Array(UInt16)})
 ),
 

@@ -19,8 +19,13 @@ _LABEL = f"""\
 ## Label
 
 `{LABEL}` (Int32, 1 or 0): a corrective or emergency work order of the asset was created in (T, T + 7 d] and has not
-been cancelled. SQL: [{LABEL_SQL}](../{LABEL_SQL}). It looks ahead: it belongs into training sets
-(`python materialize_features.py training-set`), never into a feature view.
+been cancelled. SQL: [{LABEL_SQL}](../{LABEL_SQL}). It looks ahead: it belongs into training sets, never into a view.
+
+    python materialize_features.py training-set --start 2025-01-01 --end 2025-12-24 --output training.parquet
+
+joins it with the features as of each T: each value is that of the newest snapshot at or before T within the view's ttl.
+Backfilled snapshots count from their instant. With `--live-snapshots`, right for snapshots that a schedule wrote, they
+count from when they were created: what the online store would have answered at T (`filter_by_created_timestamp`).
 """
 
 

@@ -148,6 +148,8 @@ def training_set(
       was `created`: not the one that was still being computed at T, nor one that was computed again later from
       corrected facts. The model then learns from exactly what the online store would have answered at T.
 
+    A history that was backfilled up to some day and scheduled since: join the rows before and after it apart.
+
     Raises `PipelineError` where the service or a view is not registered, or a view has no snapshot for these rows.
     """
     definition = _registered_service(store, service)
@@ -341,6 +343,8 @@ def write_training_set(
     began = time.monotonic()
     if not output.parent.is_dir():
         raise PipelineError(f"There is no folder {output.parent} for the training set: make it, or choose another")
+    if output.is_dir():
+        raise PipelineError(f"{output} is a folder: name a file in it")
     own_frame = checked_frame(_read_frame(entities)) if entities else None
     with open_feature_store() as store:
         with open_postgres(settings) as source:

@@ -30,7 +30,7 @@ DAY = timedelta(days=1)
 def fleet(
     request: pytest.FixtureRequest,
     postgres: PostgresServer,
-    clickhouse: Client,  # noqa: ARG001 - its engine must be open before another client of its directory closes
+    clickhouse: Client,  # its engine must be open before another client of its directory closes
     clickhouse_directory: Path,
 ) -> dict[str, str]:
     """Settings of a small demo fleet with all its dirt, in databases of its own."""

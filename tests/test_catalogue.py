@@ -1,0 +1,51 @@
+"""The feature catalogue: docs/features.md is what the definitions say."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+from feast import Field
+
+from features.fields import feature
+from features.services import predictive_maintenance_v1
+from materialize_features import cli
+from pipeline.config import REPOSITORY
+from pipeline.schemas import VIEWS
+
+COMMITTED = (REPOSITORY / "docs" / "features.md").read_text(encoding="utf-8")
+FIELDS = [(view, field) for view in VIEWS.values() for field in view.features]
+
+
+def test_committed_catalogue_is_what_the_command_prints() -> None:
+    result = CliRunner().invoke(cli, ["catalogue"])
+    assert result.exit_code == 0
+    assert result.stdout == COMMITTED, "run: python materialize_features.py catalogue > docs/features.md"
+
+
+@pytest.mark.parametrize(("view", "field"), FIELDS, ids=[f"{view.name}:{field.name}" for view, field in FIELDS])
+def test_catalogue_has_every_feature_under_its_view(view, field: Field) -> None:
+    section = COMMITTED.split(f"\n## {view.name}\n")[1].split("\n## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith(f"| `{field.name}` |")]
+    meaning, unit = re.fullmatch(r"(.+) \[(.+)\]", field.description).groups()
+    assert cells == [[f"`{field.name}`", str(field.dtype), unit, field.tags["window"], meaning]]
+    assert f"]({'../' + view.tags['sql']})" in section
+
+
+def test_windows_are_those_of_the_names() -> None:
+    for _, field in FIELDS:
+        in_name = re.findall(r"(\d+)d", field.name)
+        assert re.findall(r"(\d+) d", field.tags["window"]) == in_name or not in_name, field.name
+        assert re.fullmatch(r"at T|all time|\d+ d(, \d+ d)*(, all time)?", field.tags["window"]), field.name
+
+
+def test_a_feature_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="mean_power: no window in its name"):
+        feature("mean_power", FIELDS[0][1].dtype, "kW", "Mean power")
+
+
+def test_catalogue_names_links_and_counts_that_exist() -> None:
+    links = re.findall(r"\]\(\.\./(.+?)\)", COMMITTED)
+    assert set(links) == {*(view.tags["sql"] for view in VIEWS.values()), "features/failure_within_7d.sql"}
+    assert all((REPOSITORY / link).is_file() for link in links)
+    counts = re.findall(r"- (\d+) features of `(\w+)`", COMMITTED.split("## Feature service")[1])
+    assert counts == [(str(len(p.features)), p.name) for p in predictive_maintenance_v1.feature_view_projections]
