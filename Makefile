@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test lint clean
+.PHONY: help demo demo-wind up down load test test-properties docs lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## the whole path on a demo fleet: databases, Feast, materialization, REST
 	@$(BIN)/python -m dev demo
@@ -29,6 +29,12 @@ load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 
 
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
+	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
+
+docs: $(INSTALLED) ## write docs/features.md from the definitions
+	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 
 lint: $(INSTALLED) ## ruff and sqlfluff
 	@$(BIN)/ruff check .

@@ -8,6 +8,7 @@ caller's working directory.
 import os
 from pathlib import Path
 
+from dotenv import dotenv_values
 from feast import FileSource
 from feast.data_format import ParquetFormat
 
@@ -15,8 +16,12 @@ REPOSITORY = Path(__file__).resolve().parent
 
 
 def data_dir() -> Path:
-    """Return the absolute directory that holds the snapshots of every feature view."""
-    return (REPOSITORY / os.environ.get("FEATURE_DATA_DIR", "data")).resolve()
+    """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
+
+    As for the job, the environment wins over `.env` (or the file that `FEATURE_STORE_ENV_FILE` names).
+    """
+    settings = dotenv_values(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env") | os.environ
+    return (REPOSITORY / settings.get("FEATURE_DATA_DIR", "data")).resolve()
 
 
 def snapshots_of(view: str) -> FileSource:

@@ -30,9 +30,7 @@ TEXTS = pa.array([str(UUID(int=number)) for number in range(50)])
 @click.option("--assets", type=click.IntRange(min=1), default=4_000, show_default=True)
 @click.option("--days", type=click.IntRange(min=1), default=365, show_default=True, help="Daily snapshots.")
 @click.option("--rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="At least; all assets.")
-@click.option(
-    "--plain", is_flag=True, help="Feast's join in one piece, to compare: ten times as dear."
-)
+@click.option("--plain", is_flag=True, help="Feast's join in one piece, to compare: ten times as dear.")
 def main(assets: int, days: int, rows: int, plain: bool) -> None:
     """Measure a training set; exit code 1 above 60 s or 4 GB."""
     with TemporaryDirectory(prefix="training-set-benchmark-") as directory:

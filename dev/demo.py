@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from dev.separate_store import SeparateStore
 from dev.servers import HOST, require_free_port
 from dev.stack import REPOSITORY, LocalStack
 from dev.steps import console, run_command, run_step
@@ -43,6 +44,8 @@ _FOREIGN_SETTINGS = (
     "FEATURE_DATA_DIR",
     "FEAST_FS_YAML_FILE_PATH",
 )
+#: Redis database of the demo's online values; the wind farm has 1, the developer's own are in 0.
+REDIS_DATABASE = 2
 #: The feature server is on this machine, whatever proxy the environment names.
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -137,13 +140,15 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
     as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
     feast = Path(sys.executable).with_name("feast")
     materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
-    environment = demo_environment(stack)
+    store = SeparateStore(stack, "demo", REDIS_DATABASE)
+    environment = demo_environment(stack) | store.settings()
 
     if is_loaded(stack, parameters):
         console.print("[green]✓[/] the demo fleet is loaded already", highlight=False)
     else:
         size = f"{parameters.assets} assets, {parameters.days} days"
         run_step(f"load the demo fleet: {size}", lambda: load_fleet(stack, parameters))
+    store.prepare()
     run_command("feast apply", [feast, "apply"], cwd=REPOSITORY, env=environment)
     run_command(" ".join(materialize[1:]), materialize, cwd=REPOSITORY, env=environment)
     with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,15 +45,13 @@ import pandas as pd
 import psycopg2
 import pyarrow as pa
 import pyarrow.dataset as ds
-import redis
-import yaml
 from psycopg2.extras import Json, execute_values
 from rich import box
 from rich.table import Table
 
 from dev.demo import demo_environment
 from dev.schema import create_clickhouse_schema, create_postgres_schema
-from dev.servers import HOST
+from dev.separate_store import SeparateStore
 from dev.stack import REPOSITORY, LocalStack, ensure_database
 from dev.steps import console, run_command, run_step
 
@@ -67,7 +64,6 @@ AS_OF = (datetime(2015, 7, 1, tzinfo=UTC), datetime(2016, 1, 1, tzinfo=UTC))
 """The demo's instants: the middle and the end of the data's second year."""
 
 DATABASE = "dcmms_wind"
-REGISTRY_DATABASE = "feast_registry_wind"
 REDIS_DATABASE = 1
 DOWNLOADS = REPOSITORY / ".local" / "wind"
 
@@ -239,29 +235,18 @@ class WindFarm:
     stack: LocalStack
 
     @property
-    def directory(self) -> Path:
-        """Where the wind farm's data is."""
-        return self.stack.directory / "wind"
-
-    @property
-    def snapshots(self) -> Path:
-        """The directory of its Parquet snapshots."""
-        return self.directory / "features"
-
-    @property
-    def feature_store_yaml(self) -> Path:
-        """The repository's `feature_store.yaml` with the wind farm's registry and online store."""
-        return self.directory / "feature_store.yaml"
+    def store(self) -> SeparateStore:
+        """Its registry, snapshots and online store."""
+        return SeparateStore(self.stack, "wind", REDIS_DATABASE)
 
     def settings(self) -> dict[str, str]:
         """Environment variables that point `materialize_features.py` and Feast at the wind farm."""
         return {
             "DATABASE_URL": self.stack.postgres.url("dcmms", DATABASE),
-            "CLICKHOUSE_DSN": f"chdb://{self.directory.resolve() / 'clickhouse'}",
+            "CLICKHOUSE_DSN": f"chdb://{self.store.directory.resolve() / 'clickhouse'}",
             "CLICKHOUSE_DATABASE": "dcmms_analytics",
             "TELEMETRY_BUCKET_MINUTES": str(BUCKET_MINUTES),
-            "FEATURE_DATA_DIR": str(self.snapshots.resolve()),
-            "FEAST_FS_YAML_FILE_PATH": str(self.feature_store_yaml.resolve()),
+            **self.store.settings(),
         }
 
     def environment(self) -> dict[str, str]:
@@ -270,22 +255,8 @@ class WindFarm:
 
     def prepare(self) -> None:
         """Create databases and `feature_store.yaml`; forget earlier snapshots and online values."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for database, owner in {DATABASE: "dcmms", REGISTRY_DATABASE: "feast"}.items():
-            ensure_database(self.stack.postgres.admin_url, database, owner)
-        self.feature_store_yaml.write_text(yaml.safe_dump(self._feature_store_config(), sort_keys=False))
-        shutil.rmtree(self.snapshots, ignore_errors=True)
-        with redis.Redis(host=HOST, port=self.stack.redis_port, db=REDIS_DATABASE) as client:
-            client.flushdb()
-
-    def _feature_store_config(self) -> dict[str, Any]:
-        config = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text())
-        registry = self.stack.postgres.url("feast", REGISTRY_DATABASE)
-        config["registry"]["path"] = registry.replace("postgresql://", "postgresql+psycopg://")
-        _, *options = config["online_store"]["connection_string"].split(",")
-        server = f"{HOST}:{self.stack.redis_port}"
-        config["online_store"]["connection_string"] = ",".join([server, f"db={REDIS_DATABASE}", *options])
-        return config
+        ensure_database(self.stack.postgres.admin_url, DATABASE, "dcmms")
+        self.store.prepare()
 
     def load(self, wheel: Path) -> list[str]:
         """Load both databases from the OpenOA wheel, in place of what they hold; return turbine names."""
@@ -351,7 +322,7 @@ def _all_values(farm: WindFarm, turbines: list[str]) -> dict[str, dict[str, Mapp
 
 def snapshot_values(farm: WindFarm, as_of: datetime) -> dict[str, dict[str, Any]]:
     """The `telemetry_features` of the snapshot of one instant: `{asset_id: {feature: value}}`."""
-    snapshots = ds.dataset(farm.snapshots / "telemetry_features", partitioning="hive")
+    snapshots = ds.dataset(farm.store.snapshots / "telemetry_features", partitioning="hive")
     rows = snapshots.to_table(filter=ds.field("event_timestamp") == pa.scalar(as_of, pa.timestamp("us", "UTC")))
     return {row["asset_id"]: row for row in rows.to_pylist()}
 
@@ -360,7 +331,7 @@ def online_values(farm: WindFarm, assets: list[str]) -> dict[str, dict[str, Any]
     """The demo's features from the online store, by the Feast SDK: `{asset_id: {feature: value}}`."""
     from feast import FeatureStore  # takes seconds to import, and only the demo's last step needs it
 
-    store = FeatureStore(fs_yaml_file=farm.feature_store_yaml)
+    store = FeatureStore(fs_yaml_file=farm.store.feature_store_yaml)
     answer = store.get_online_features(
         features=[f"telemetry_features:{feature}" for feature in _COLUMNS],
         entity_rows=[{"asset_id": asset} for asset in assets],

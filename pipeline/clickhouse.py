@@ -46,10 +46,14 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
     try:
         client = clickhouse_connect.get_client(**arguments)
     except (ClickHouseError, OSError) as error:
-        raise PipelineError(
-            f"ClickHouse {where}: {first_line(error)}. Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and "
-            "CLICKHOUSE_PASSWORD, and that the server is up."
-        ) from None
+        embedded = arguments.get("dsn", "").startswith("chdb:")
+        advice = (
+            "The embedded engine serves one process at a time: wait for the other one to end."
+            if embedded
+            else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
+            "server is up."
+        )
+        raise PipelineError(f"ClickHouse {where}: {first_line(error)}. {advice}") from None
     try:
         yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
     finally:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from feast import FeatureStore, ValueType
@@ -18,24 +18,21 @@ from pipeline.feast_store import registered_view
 BATCH_ROWS = 5_000
 
 
-def publish(
-    store: FeatureStore, name: str, snapshot: pa.Table, *, replaced: bool, progress: Callable[[int], None]
-) -> None:
+def publish(store: FeatureStore, name: str, snapshot: pa.Table, *, progress: Callable[[int], None]) -> int:
     """Make `snapshot` the online values of the feature view `name`, and record that in the registry.
 
-    `replaced` says that an earlier snapshot of the same instant may be online: Feast leaves rows of an equal
-    timestamp alone, so their timestamps are removed first. `progress` is told the rows done so far. Raises
-    `PipelineError` where the online store fails; each row then holds either its old or its new values.
+    Returns how many rows the online store has kept because it holds newer ones. `progress` is told the rows done so
+    far. Raises `PipelineError` where the online store fails; each row then holds either its old or its new values.
     """
     view = registered_view(store, name)
     as_of: datetime = snapshot["event_timestamp"][0].as_py()
     provider = store._get_provider()
+    kept = 0
     try:
         for start in range(0, snapshot.num_rows, BATCH_ROWS):
             batch = snapshot.slice(start, BATCH_ROWS)
             rows = _convert_arrow_to_proto(batch, view, {"asset_id": ValueType.STRING})
-            if replaced:
-                _forget_timestamps(store, name, as_of, [key for key, *_ in rows])
+            kept += _prepare_rows(store, name, as_of, [key for key, *_ in rows])
             provider.online_write_batch(store.config, view, rows, progress=None)
             progress(start + batch.num_rows)
     except Exception as error:  # each online store's driver raises its own kinds
@@ -43,22 +40,25 @@ def publish(
             f"Online store: {first_line(error)}. Check that it is up and the connection string in feature_store.yaml."
         ) from error
     store.registry.apply_materialization(view, store.project, as_of - timedelta(seconds=1), as_of)
+    return kept
 
 
-def _forget_timestamps(store: FeatureStore, name: str, as_of: datetime, entity_keys: list[EntityKey]) -> None:
-    """Remove the timestamps of the Redis rows of `name` that are exactly `as_of`; newer rows keep theirs."""
+def _prepare_rows(store: FeatureStore, name: str, as_of: datetime, entity_keys: list[EntityKey]) -> int:
+    """Let a corrected snapshot reach Redis, and return how many rows are newer than `as_of` there.
+
+    Feast leaves a row alone whose timestamp is equal or newer: equal ones lose their timestamp here.
+    """
     online_store = store._get_provider().online_store
     if not isinstance(online_store, RedisOnlineStore):
-        return
+        return 0
     field = f"_ts:{name}"
-    stamp = Timestamp()
-    stamp.FromDatetime(as_of)
     keys = online_store._generate_redis_keys_for_entities(store.config, entity_keys)
     client = online_store._get_client(store.config.online_store)
     with client.pipeline(transaction=False) as pipeline:
         for key in keys:
             pipeline.hget(key, field)
-        stamps = pipeline.execute()
-        for key in itertools.compress(keys, (found == stamp.SerializeToString() for found in stamps)):
+        stamps = [Timestamp.FromString(stamp).ToDatetime(UTC) if stamp else None for stamp in pipeline.execute()]
+        for key in itertools.compress(keys, (stamp == as_of for stamp in stamps)):
             pipeline.hdel(key, field)
         pipeline.execute()
+    return sum(stamp is not None and stamp > as_of for stamp in stamps)

@@ -151,7 +151,6 @@ class _Run:
         if store:  # first of all: a view that is not registered cannot be published
             registered_view(store, view)
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
-        replaced = path.exists()
         result.bytes = write_snapshot(snapshot, path)
         self.progress(view, "written", 1.0)
         if not store:
@@ -160,13 +159,15 @@ class _Run:
         if newest and newest != path:
             self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
             return
-        online.publish(
+        kept = online.publish(
             store,
             view,
             snapshot,
-            replaced=replaced,
             progress=lambda done: self.progress(view, "publishing", done / snapshot.num_rows),
         )
+        if kept:
+            self._note(view, f"not published: the online store has newer values of {kept} of {snapshot.num_rows} rows")
+            return
         result.published = True
         self.progress(view, "online", 1.0)
 

@@ -25,10 +25,13 @@ def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
 def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
+    A file that holds the same rows stays as it is, and with it the time at which they were first `created`.
     The file is written and synced beside its place under a name that no reader looks for, then renamed. Raises
     `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
     temporary = None
+    if path.exists() and read_snapshot(path).drop(["created"]).equals(table.drop(["created"])):
+        return path.stat().st_size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as file:

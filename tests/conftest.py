@@ -36,13 +36,13 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clickhouse_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the embedded ClickHouse engine; a process can open only one, and all tests share it."""
+    """Directory of the embedded ClickHouse engine. A process can have only one open: a module has its own."""
     return tmp_path_factory.mktemp("clickhouse")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clickhouse(clickhouse_directory: Path) -> Iterator[Client]:
     """The embedded ClickHouse engine with an empty telemetry table."""
     dsn = f"chdb://{clickhouse_directory}"

@@ -19,7 +19,7 @@ from tests.dcmms import bucket
 from tests.reference import ALIASES, DAY, EPOCH, Fleet, Row
 
 # How many fleets each property is tried on. The same ones are drawn in every run: a larger number adds to them.
-FLEETS = int(os.environ.get("PROPERTY_FLEETS", "40"))
+FLEETS = int(os.environ.get("PROPERTY_FLEETS", "20"))
 # A telemetry extraction costs most of a second whatever it reads: so many fleets without common ids share one.
 BATCH = 5
 

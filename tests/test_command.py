@@ -1,6 +1,7 @@
 """The command: what it writes, what it says, and how it refuses bad input with the old state intact."""
 
 import json
+import shutil
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,10 +100,10 @@ def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, s
 
 def test_same_instant_again_leaves_one_file_with_the_same_rows(environment: Dcmms) -> None:
     invoke("--as-of", AS_OF)
-    first = {view: read(environment, view).drop(["created"]) for view in VIEWS}
+    first = {view: read(environment, view) for view in VIEWS}
     assert invoke("run", "--as-of", "2026-03-11T12:00:00+02:00").exit_code == 0
     assert len(snapshots(environment)) == 3
-    assert {view: read(environment, view).drop(["created"]) for view in VIEWS} == first
+    assert {view: read(environment, view) for view in VIEWS} == first
 
 
 def read(environment: Dcmms, view: str):
@@ -127,6 +128,17 @@ def test_older_instant_is_kept_but_not_published(environment: Dcmms, redis: Redi
     assert result.exit_code == 0
     assert "newer snapshot" in result.stderr
     assert len(snapshots(environment)) == 6
+    assert state(environment, redis)[1] == online
+
+
+def test_newer_online_values_of_another_run_stay_and_that_is_said(environment: Dcmms, redis: RedisServer) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    _, online = state(environment, redis)
+    shutil.rmtree(environment.settings.feature_data_dir)
+    result = invoke("--as-of", "2026-03-11T09:00:00Z")
+    assert result.exit_code == 0
+    assert "not published: the online store has newer values of 2 of 2 rows" in result.stderr
+    assert "snapshot only" in result.stdout
     assert state(environment, redis)[1] == online
 
 

@@ -18,7 +18,7 @@ def test_the_properties_in_another_time_zone(zone: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/test_properties.py", "tests/test_no_leak.py"],
         cwd=REPOSITORY,
-        env=os.environ | {"TZ": zone, "PROPERTY_FLEETS": str(max(10, FLEETS // 8))},
+        env=os.environ | {"TZ": zone, "PROPERTY_FLEETS": str(max(5, FLEETS // 8))},
         capture_output=True,
         text=True,
     )

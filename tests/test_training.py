@@ -413,6 +413,21 @@ def test_an_older_training_set_survives_a_failure(fleet: Dcmms, tmp_path: Path) 
     assert pq.read_table(output).num_rows == 18
 
 
+@pytest.mark.usefixtures("fleet")
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_half(table: pa.Table, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    output = tmp_path / "folder" / "training.parquet"
+    output.parent.mkdir()
+    monkeypatch.setattr("pipeline.training.pq.write_table", write_half)
+    result = invoke(*RANGE, "--output", output)
+    assert result.exit_code == 1
+    assert "training.parquet cannot be written: No space left on device" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
 def test_horizon_of_the_label_is_the_sql_files() -> None:
     sql = (training.REPOSITORY / training.LABEL_SQL).read_text()
     assert f"interval '{training.LABEL_HORIZON // timedelta(hours=1)} hours'" in sql

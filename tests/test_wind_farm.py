@@ -115,7 +115,7 @@ def _materialize(farm: wind.WindFarm, as_of: str) -> None:
 
 def _snapshot(farm: wind.WindFarm, view: str, as_of: pd.Timestamp) -> pd.DataFrame:
     """The rows of one view's snapshot of that instant; index: name of the turbine."""
-    rows = ds.dataset(farm.snapshots / view, partitioning="hive").to_table().to_pandas()
+    rows = ds.dataset(farm.store.snapshots / view, partitioning="hive").to_table().to_pandas()
     rows = rows[rows["event_timestamp"] == as_of]
     names = {str(wind.asset_id(turbine)): turbine for turbine in TURBINES}
     return rows.set_index(rows["asset_id"].map(names)).sort_index()
