@@ -3,8 +3,10 @@
 -- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
 -- source      ClickHouse of dCMMS: telemetry_aggregates
 -- parameters  as_of: the last instant, in UTC; offsets: how many days (24 h) before it each wanted instant lies, 0 for
---             the last itself; bucket_seconds: the width of a bucket. In clickhouse-client:
+--             the last itself; bucket_seconds: the width of a bucket; sites: ids of the sites to read, none for all.
+--             In clickhouse-client:
 --                 --param_as_of='2026-01-01 00:00:00' --param_offsets='[0]' --param_bucket_seconds=3600
+--                 --param_sites='[]'
 -- completed   capacity_factor_*: energy over rated power (which PostgreSQL knows) and power_hours_*; assets that
 -- in Python   do not exist in PostgreSQL are dropped there
 -- owner       ml-platform@dcmms.example
@@ -56,6 +58,18 @@ rows_read as (
     where
         time_bucket >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
         and time_bucket <= toDateTime(as_of_floor - {bucket_seconds:UInt32}, 'UTC')
+        and (
+            empty({sites:Array(UUID)})
+            or asset_id in (
+                select at_sites.asset_id
+                from telemetry_aggregates as at_sites
+                where
+                    has({sites:Array(UUID)}, at_sites.site_id)
+                    and at_sites.time_bucket
+                    >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
+                    and at_sites.time_bucket <= toDateTime(as_of_floor, 'UTC')
+            )
+        )
 ),
 
 -- Ingestion is at least once. Copies are rare and removing them is dear, so find the days that hold some first.

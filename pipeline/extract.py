@@ -14,6 +14,7 @@ from pipeline.clickhouse import ClickHouseSource
 from pipeline.errors import PipelineError
 from pipeline.postgres import PostgresSource
 from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.site_groups import site_groups
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -68,7 +69,11 @@ def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucke
         "offsets": [(last - instant) // timedelta(days=1) for instant in instants],
         "bucket_seconds": bucket_seconds,
     }
-    return source.stream(query_of("telemetry_features"), parameters, extracted_schema("telemetry_features"))
+    query, schema = query_of("telemetry_features"), extracted_schema("telemetry_features")
+    return pa.concat_tables(
+        source.stream(query, parameters | {"sites": sites}, schema)
+        for sites in site_groups(source, min(instants), last)
+    )
 
 
 def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:

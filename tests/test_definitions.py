@@ -248,7 +248,7 @@ def columns_of_postgres(dcmms: Dcmms, view: str) -> list[tuple[str, pa.DataType]
 
 def columns_of_clickhouse(dcmms: Dcmms, view: str) -> list[tuple[str, pa.DataType]]:
     """Return name and type of the columns of the SQL of `view`, in its order; nullable as the others."""
-    parameters = {"as_of": T, "bucket_seconds": 3600, "offsets": [0]}
+    parameters = {"as_of": T, "bucket_seconds": 3600, "offsets": [0], "sites": []}
     rows = dcmms.clickhouse.query(f"describe ({query_of(view)})", parameters=parameters).result_rows
     return [(name, _CLICKHOUSE[re.sub(r"^Nullable\((.*)\)$", r"\1", kind)]) for name, kind, *_ in rows]
 

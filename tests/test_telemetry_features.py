@@ -17,8 +17,7 @@ from pipeline.extract import (
     complete_telemetry_features,
     extract_postgres,
     extract_telemetry,
-    extracted_schema,
-    query_of,
+    read_telemetry,
 )
 from pipeline.postgres import open_postgres
 from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
@@ -183,9 +182,8 @@ def test_several_instants_give_the_rows_of_each(dcmms: Dcmms) -> None:
         dcmms.buckets(*power(asset_key(number), starts, 10 * number), *power(asset_key(number + 3), late, 10))
     dcmms.buckets(*power(asset_key(2), [ago(1, hours=1), ago(1)], 0, anomaly_count=1, count=61))
     dcmms.buckets(bucket(asset_key(7), "active_power_kw", ago(0.5), 40), bucket(asset_key(7), "power_kw", ago(100)))
-    parameters = {"as_of": as_of, "bucket_seconds": 3600, "offsets": offsets}
     with open_clickhouse(dcmms.settings) as source:
-        rows = source.stream(query_of(VIEW), parameters, extracted_schema(VIEW)).to_pylist()
+        rows = read_telemetry(source, [as_of - timedelta(days=days) for days in offsets], 3600).to_pylist()
     for days in offsets:
         instant = as_of - timedelta(days=days)
         expected = dcmms.extract(VIEW, instant)

@@ -1,0 +1,104 @@
+"""A year of daily snapshots against one: seconds, ratio and peak memory on a large fleet.
+
+python -m benchmarks.backfill                                        4,000 assets, 455 days: about 6 GB of disk
+python -m benchmarks.backfill --assets 400 --work-orders 20000       a tenth of it
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.large_fleet import load_large_fleet
+from dev.servers import PostgresServer, free_port
+from dev.stack import REPOSITORY, ensure_database
+
+# Each measurement is a process of its own, for its peak memory.
+_MEASURE = """
+import json, resource, sys, time
+from datetime import UTC, datetime, timedelta
+from pipeline.backfill import backfill
+from pipeline.config import load_settings
+from pipeline.run import materialize
+from pipeline.views import VIEW_NAMES
+
+instants = int(sys.argv[1])
+last = datetime(2026, 1, 1, tzinfo=UTC)
+settings = load_settings()
+started = time.perf_counter()
+if instants == 1:
+    results = materialize(settings, last, list(VIEW_NAMES), push=False)
+    assert not any(result.error for result in results), results
+else:
+    backfill(settings, [last - timedelta(days=back) for back in reversed(range(instants))], list(VIEW_NAMES))
+seconds = time.perf_counter() - started
+print(json.dumps({"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--assets", default=4000, show_default=True)
+@click.option("--days", default=455, show_default=True, help="Of hourly telemetry of five metrics.")
+@click.option("--work-orders", default=200_000, show_default=True)
+@click.option("--alerts", default=100_000, show_default=True)
+@click.option("--instants", default=365, show_default=True)
+@click.option("--runs", default=3, show_default=True, help="Single runs, of which the median counts.")
+def main(assets: int, days: int, work_orders: int, alerts: int, instants: int, runs: int) -> None:
+    """Measure a backfill of daily INSTANTS against the single run."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as name, PostgresServer(Path(name) / "postgres", free_port()) as postgres:
+        ensure_database(postgres.admin_url, "dcmms", "dcmms")
+        environment = {
+            "DATABASE_URL": postgres.url("dcmms", "dcmms"),
+            "CLICKHOUSE_DSN": f"chdb://{name}/clickhouse",
+            "FEATURE_STORE_ENV_FILE": os.devnull,
+        }
+        started = time.perf_counter()
+        with console.status(f"loading {assets:,} assets, {days} days"):
+            load_large_fleet(
+                environment["DATABASE_URL"],
+                environment["CLICKHOUSE_DSN"],
+                assets=assets,
+                days=days,
+                work_orders=work_orders,
+                alerts=alerts,
+            )
+        console.print(f"loaded {assets * days * 120:,} telemetry rows in {time.perf_counter() - started:.0f} s")
+        with console.status("single runs"):
+            singles = [_measure(1, Path(name) / f"single{run}", environment) for run in range(runs)]
+        single = statistics.median(result["seconds"] for result in singles)
+        with console.status(f"backfill of {instants} instants"):
+            year = _measure(instants, Path(name) / "backfill", environment)
+    table = Table("", "seconds", "peak memory, GB")
+    table.add_row(
+        f"one snapshot of each view (median of {runs})",
+        f"{single:.1f}",
+        f"{max(result['gigabytes'] for result in singles):.2f}",
+    )
+    table.add_row(f"{instants} daily snapshots of each view", f"{year['seconds']:.1f}", f"{year['gigabytes']:.2f}")
+    table.add_row("ratio", f"{year['seconds'] / single:.1f}", "")
+    console.print(table)
+
+
+def _measure(instants: int, data_dir: Path, environment: dict[str, str]) -> dict[str, float]:
+    """Return seconds and peak memory of one process, with the embedded engine in it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(instants)],
+        cwd=REPOSITORY,
+        env=os.environ | environment | {"FEATURE_DATA_DIR": str(data_dir), "PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
