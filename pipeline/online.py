@@ -10,12 +10,35 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.utils import _convert_arrow_to_proto
 from google.protobuf.timestamp_pb2 import Timestamp
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pipeline.errors import PipelineError, first_line
 from pipeline.feast_store import registered_view
 
 # Feast holds every value of a batch as a Python object: this many rows take some 100 MB.
 BATCH_ROWS = 5_000
+
+
+def check_online_store(store: FeatureStore) -> None:
+    """Raise `PipelineError` at once where Redis cannot be reached, whose client would try for seconds per view."""
+    online_store = store._get_provider().online_store
+    if not isinstance(online_store, RedisOnlineStore):
+        return
+    client = online_store._get_client(store.config.online_store)
+    if not isinstance(client, Redis):  # a cluster has a pool per node
+        return
+    connection = client.connection_pool.make_connection()
+    connection.retry = Retry(NoBackoff(), 0)
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    except RedisError as error:
+        raise _failure(error) from error
+    finally:
+        connection.disconnect()
 
 
 def publish(store: FeatureStore, name: str, snapshot: pa.Table, *, progress: Callable[[int], None]) -> int:
@@ -36,11 +59,15 @@ def publish(store: FeatureStore, name: str, snapshot: pa.Table, *, progress: Cal
             provider.online_write_batch(store.config, view, rows, progress=None)
             progress(start + batch.num_rows)
     except Exception as error:  # each online store's driver raises its own kinds
-        raise PipelineError(
-            f"Online store: {first_line(error)}. Check that it is up and the connection string in feature_store.yaml."
-        ) from error
+        raise _failure(error) from error
     store.registry.apply_materialization(view, store.project, as_of - timedelta(seconds=1), as_of)
     return kept
+
+
+def _failure(error: Exception) -> PipelineError:
+    return PipelineError(
+        f"Online store: {first_line(error)}. Check that it is up and the connection string in feature_store.yaml."
+    )
 
 
 def _prepare_rows(store: FeatureStore, name: str, as_of: datetime, entity_keys: list[EntityKey]) -> int:

@@ -99,11 +99,22 @@ class _Run:
                 self.snapshots[view] = extract.as_snapshot(view, table, created)
 
     def keep(self, store: FeatureStore | None) -> None:
-        """Write the snapshots and publish those that are the newest of their view."""
+        """Write the snapshots and, with `store`, publish those that are the newest of their view."""
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
-                    self._keep(view, store)
+                    self._write(view, store)
+        newest = [view for view in self.views if store and self._is_newest(view)]
+        if not newest:
+            return
+        try:
+            online.check_online_store(store)
+        except PipelineError as error:
+            self._fail(newest, error)
+            return
+        for view in newest:
+            with self._step(view, "publishing"):
+                self._publish(view, store)
 
     def _read_postgres(self) -> None:
         needed = [
@@ -146,29 +157,36 @@ class _Run:
             self._note(TELEMETRY, f"assets and their capacities are those of the asset_features snapshot {path.stem}")
         return extract.complete_telemetry_features(self.raw[TELEMETRY], assets)
 
-    def _keep(self, view: str, store: FeatureStore | None) -> None:
-        result, snapshot = self.results[view], self.snapshots[view]
+    def _write(self, view: str, store: FeatureStore | None) -> None:
         if store:  # first of all: a view that is not registered cannot be published
             registered_view(store, view)
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
-        result.bytes = write_snapshot(snapshot, path)
+        self.results[view].bytes = write_snapshot(self.snapshots[view], path)
         self.progress(view, "written", 1.0)
-        if not store:
-            return
+
+    def _is_newest(self, view: str) -> bool:
+        """Return whether the snapshot of `view` has been written and is the newest; say so where it is not."""
+        if not self.results[view].bytes:
+            return False
+        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         newest = newest_snapshot(self.settings.feature_data_dir, view)
         if newest and newest != path:
             self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
-            return
+            return False
+        return True
+
+    def _publish(self, view: str, store: FeatureStore) -> None:
+        rows = self.snapshots[view].num_rows
         kept = online.publish(
             store,
             view,
-            snapshot,
-            progress=lambda done: self.progress(view, "publishing", done / snapshot.num_rows),
+            self.snapshots[view],
+            progress=lambda done: self.progress(view, "publishing", done / rows),
         )
         if kept:
-            self._note(view, f"not published: the online store has newer values of {kept} of {snapshot.num_rows} rows")
+            self._note(view, f"not published: the online store has newer values of {kept} of {rows} rows")
             return
-        result.published = True
+        self.results[view].published = True
         self.progress(view, "online", 1.0)
 
     def _note(self, view: str, text: str) -> None:
