@@ -39,7 +39,8 @@ docs: $(INSTALLED) ## write docs/features.md from the definitions
 lint: $(INSTALLED) ## ruff and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql features/failure_within_7d.sql
+	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
+		features/failure_within_7d.sql features/backfill
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env

@@ -43,6 +43,11 @@ def query_of(view: str) -> str:
     return (_REPOSITORY / VIEWS[view].tags["sql"]).read_text(encoding="utf-8")
 
 
+def backfill_query_of(view: str) -> str:
+    """Return the SQL that extracts `view`, of PostgreSQL, for many instants at little more than the cost of one."""
+    return (_REPOSITORY / "features" / "backfill" / f"{view}.sql").read_text(encoding="utf-8")
+
+
 def extracted_schema(view: str) -> pa.Schema:
     """Return the columns that the SQL of `view` returns: the snapshot's without `created`, then the inputs."""
     left_out = {"created", *_COMPUTED.get(view, ())}
@@ -54,7 +59,8 @@ def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime
 
     Raises `PipelineError` where the query fails.
     """
-    return source.copy(query_of(view), instants, extracted_schema(view))
+    query = query_of(view) if len(instants) == 1 else backfill_query_of(view)
+    return source.copy(query, instants, extracted_schema(view))
 
 
 def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:

@@ -1,6 +1,6 @@
 """A generated fleet in the real databases: PostgreSQL in both schema variants at once, and ClickHouse."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,6 +57,12 @@ class BothVariants:
         with open_clickhouse(self._settings["n"]) as source:
             telemetry = extract.extract_telemetry(source, as_of, int(width.total_seconds()))
         return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
+
+    def read_postgres(self, variant: str, view: str, instants: Sequence[datetime]) -> pa.Table:
+        """Return the rows of a view of PostgreSQL at all `instants`, in order of instant and asset."""
+        with open_postgres(self._settings[variant]) as source:
+            rows = extract.read_postgres(source, view, instants)
+        return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
 
     def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:
         with open_postgres(self._settings[variant]) as source:

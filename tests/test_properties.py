@@ -7,15 +7,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.client import Client
 from hypothesis import given
 
 from dev.servers import PostgresServer
-from tests.both_variants import BothVariants, Views, open_both_variants
+from tests.both_variants import VARIANTS, BothVariants, Views, open_both_variants
 from tests.fleets import BATCH, FLEETS, Batch, as_stored, batches, generated
 from tests.reference import Fleet, Row, reference_features
 
@@ -53,6 +55,24 @@ def test_every_feature_equals_the_reference(databases: BothVariants, capsys: pyt
     with capsys.disabled():
         print("\n" + ", ".join(f"{count:,} {what}" for what, count in seen.items()), end=" ")  # noqa: T201
     assert seen["fleets"] >= FLEETS
+
+
+@pytest.mark.timeout(1800)
+def test_many_instants_equal_each_by_itself(databases: BothVariants) -> None:
+    """The SQL of a backfill gives the rows of the SQL that defines the view, at the edges of its windows too."""
+    back = [timedelta(), timedelta(microseconds=1), *(timedelta(days=days) for days in (1, 7, 30, 90, 365))]
+
+    @given(batches())
+    @generated(FLEETS)
+    def compare(batch: Batch) -> None:
+        databases.load(batch.fleets)
+        instants = sorted({as_of - days for as_of in batch.instants for days in back})
+        for variant, view in product(VARIANTS, ("asset_features", "work_order_features")):
+            together = databases.read_postgres(variant, view, instants)
+            single = pa.concat_tables(databases.read_postgres(variant, view, [instant]) for instant in instants)
+            assert together.equals(single), f"{view}, variant {variant}"
+
+    compare()
 
 
 def event_timestamps(views: Views) -> set[datetime]:
