@@ -110,8 +110,7 @@ def backfill(
 
 def chunks_of(instants: Sequence[datetime]) -> Iterator[list[datetime]]:
     """Yield the instants in groups whose members are whole days apart and span at most `CHUNK_DAYS`."""
-    by_time_of_day = sorted(instants, key=lambda instant: ((instant - datetime.min.replace(tzinfo=UTC)) % DAY, instant))
-    for _, same_time in groupby(by_time_of_day, key=lambda instant: (instant - datetime.min.replace(tzinfo=UTC)) % DAY):
+    for _, same_time in groupby(sorted(instants, key=lambda i: (_time_of_day(i), i)), key=_time_of_day):
         chunk: list[datetime] = []
         for instant in same_time:
             if chunk and instant - chunk[0] >= CHUNK_DAYS * DAY:
@@ -119,6 +118,10 @@ def chunks_of(instants: Sequence[datetime]) -> Iterator[list[datetime]]:
                 chunk = []
             chunk.append(instant)
         yield chunk
+
+
+def _time_of_day(instant: datetime) -> timedelta:
+    return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
 def _write_instant(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +10,11 @@ import pyarrow.compute as pc
 from features.health_score import health_score
 from pipeline.bucket_width import check_bucket_width
 from pipeline.clickhouse import ClickHouseSource
+from pipeline.config import REPOSITORY
 from pipeline.errors import PipelineError
 from pipeline.postgres import PostgresSource
 from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.site_groups import site_groups
-
-_REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What the SQL of a view returns besides its features: inputs of the features that need both databases.
 _NEWEST_SOURCE = pa.field("newest_source_at", TIMESTAMP)
@@ -40,12 +38,12 @@ _COMPUTED = {"telemetry_features": {"capacity_factor_7d", "capacity_factor_30d"}
 
 def query_of(view: str) -> str:
     """Return the SQL that extracts `view`, as its definition's tag `sql` names it."""
-    return (_REPOSITORY / VIEWS[view].tags["sql"]).read_text(encoding="utf-8")
+    return (REPOSITORY / VIEWS[view].tags["sql"]).read_text(encoding="utf-8")
 
 
 def backfill_query_of(view: str) -> str:
     """Return the SQL that extracts `view`, of PostgreSQL, for many instants at little more than the cost of one."""
-    return (_REPOSITORY / "features" / "backfill" / f"{view}.sql").read_text(encoding="utf-8")
+    return (REPOSITORY / "features" / "backfill" / f"{view}.sql").read_text(encoding="utf-8")
 
 
 def extracted_schema(view: str) -> pa.Schema:
@@ -131,15 +129,9 @@ def complete_asset_features(assets: pa.Table, telemetry: pa.Table | None) -> pa.
 def complete_telemetry_features(telemetry: pa.Table, assets: pa.Table) -> pa.Table:
     """Return the telemetry of the assets in `assets` with its capacity factors.
 
-    `assets` holds `asset_id` and `installed_capacity_kw` of every asset that exists. Raises `PipelineError` where it
-    knows none of the assets with telemetry.
+    `assets` holds `asset_id` and `installed_capacity_kw` of every asset that exists; other telemetry is dropped.
     """
     known = telemetry.filter(pc.is_in(telemetry["asset_id"], value_set=assets["asset_id"].combine_chunks()))
-    if telemetry.num_rows and not known.num_rows:
-        raise PipelineError(
-            f"PostgreSQL knows none of the {telemetry.num_rows} assets that have telemetry in ClickHouse: "
-            "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
-        )
     capacity = _look_up(assets, "installed_capacity_kw", known["asset_id"])
     for window in ("7d", "30d"):
         possible = pc.multiply(capacity, known[f"power_hours_{window}"])

@@ -60,7 +60,10 @@ def publish(store: FeatureStore, name: str, snapshot: pa.Table, *, progress: Cal
             progress(start + batch.num_rows)
     except Exception as error:  # each online store's driver raises its own kinds
         raise _failure(error) from error
-    store.registry.apply_materialization(view, store.project, as_of - timedelta(seconds=1), as_of)
+    try:
+        store.registry.apply_materialization(view, store.project, as_of - timedelta(seconds=1), as_of)
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
     return kept
 
 

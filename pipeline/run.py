@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -41,7 +41,6 @@ class ViewResult:
     bytes: int = 0
     published: bool = False
     error: str | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def materialize(
@@ -155,7 +154,14 @@ class _Run:
                 )
             assets = read_snapshot(path, ["asset_id", "installed_capacity_kw"])
             self._note(TELEMETRY, f"assets and their capacities are those of the asset_features snapshot {path.stem}")
-        return extract.complete_telemetry_features(self.raw[TELEMETRY], assets)
+        telemetry = self.raw[TELEMETRY]
+        known = extract.complete_telemetry_features(telemetry, assets)
+        if not known.num_rows:
+            raise PipelineError(
+                f"PostgreSQL knows none of the {telemetry.num_rows} assets that have telemetry in ClickHouse: "
+                "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
+            )
+        return known
 
     def _write(self, view: str, store: FeatureStore | None) -> None:
         if store:  # first of all: a view that is not registered cannot be published
@@ -190,7 +196,6 @@ class _Run:
         self.progress(view, "online", 1.0)
 
     def _note(self, view: str, text: str) -> None:
-        self.results[view].notes.append(text)
         logger.warning("%s: %s", view, text)
 
     def _fail(self, views: list[str], error: PipelineError) -> None:

@@ -30,7 +30,7 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
     `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
     temporary = None
-    if path.exists() and read_snapshot(path).drop(["created"]).equals(table.drop(["created"])):
+    if _holds(path, table):
         return path.stat().st_size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,14 @@ def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) ->
 def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return the rows of one snapshot, without the partition column."""
     return pq.read_table(path, columns=columns, partitioning=None)
+
+
+def _holds(path: Path, table: pa.Table) -> bool:
+    """Return whether `path` holds the rows of `table`, whenever they were created; a damaged file does not."""
+    try:
+        return path.exists() and read_snapshot(path).drop(["created"]).equals(table.drop(["created"]))
+    except (OSError, pa.ArrowException, KeyError):
+        return False
 
 
 def _order(path: Path) -> str:

@@ -1,9 +1,11 @@
 """Backfill: each snapshot equals the run at its instant, an interrupted one continues, bad input writes nothing."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -129,6 +131,22 @@ def test_before_any_data_a_line_says_so(environment: Path) -> None:
     result = invoke("--start", "2000-01-01", "--end", "2000-01-03", "--view", "telemetry_features")
     assert result.exit_code == 0, result.output
     assert "telemetry_features: no rows in 2 snapshots, up to 2000-01-02T00:00:00+00:00" in result.stderr
+    assert [pq.read_table(environment / name).num_rows for name in contents(environment)] == [0, 0]
+
+
+def test_telemetry_before_the_first_asset_gives_empty_snapshots(environment: Path, fleet: dict[str, str]) -> None:
+    with closing(psycopg2.connect(fleet["DATABASE_URL"])) as connection:
+        connection.cursor().execute(
+            "alter table assets rename to later_assets; create table assets (like later_assets)"
+        )
+        connection.commit()
+        try:
+            result = invoke("--start", "2025-12-20", "--end", "2025-12-22", "--view", "telemetry_features")
+        finally:
+            connection.cursor().execute("drop table assets; alter table later_assets rename to assets")
+            connection.commit()
+    assert result.exit_code == 0, result.output
+    assert "telemetry_features: no rows in 2 snapshots" in result.stderr
     assert [pq.read_table(environment / name).num_rows for name in contents(environment)] == [0, 0]
 
 

@@ -112,6 +112,15 @@ def read(environment: Dcmms, view: str):
     return pq.read_table(path, partitioning=None)
 
 
+def test_damaged_snapshot_is_replaced(environment: Dcmms) -> None:
+    invoke("--as-of", AS_OF, "--no-online", "--view", "work_order_features")
+    (path,) = environment.settings.feature_data_dir.glob("work_order_features/*/*.parquet")
+    whole = read(environment, "work_order_features").drop(["created"])
+    path.write_bytes(path.read_bytes()[:100])
+    assert invoke("--as-of", AS_OF, "--no-online", "--view", "work_order_features").exit_code == 0
+    assert read(environment, "work_order_features").drop(["created"]) == whole
+
+
 def test_correction_of_the_same_instant_reaches_the_online_store(environment: Dcmms, store: Path) -> None:
     invoke("--as-of", AS_OF)
     environment.work_order(environment.asset(3), ago(3))
