@@ -11,7 +11,7 @@ import click
 # Works from any working directory, and when another program runs this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pipeline.views import VIEW_NAMES
+from pipeline.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
 
 EXAMPLES = """
 \b
@@ -76,9 +76,16 @@ def parse_views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, 
     "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
 )
 @click.option("--no-online", is_flag=True, help="Write snapshots only, leave the online store alone.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINE_REDIS,
+    show_default=True,
+    help="How to publish: redis writes Redis's bytes itself; feast is Feast's own, for every online store.",
+)
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
-def run(as_of: datetime, views: list[str], no_online: bool, dry_run: bool, quiet: bool) -> None:
+def run(as_of: datetime, views: list[str], no_online: bool, engine: str, dry_run: bool, quiet: bool) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
     # Feast takes seconds to import: only when it is needed.
     from pipeline.config import load_settings
@@ -90,7 +97,9 @@ def run(as_of: datetime, views: list[str], no_online: bool, dry_run: bool, quiet
     try:
         settings = load_settings()
         with console.progress() as progress:
-            results = materialize(settings, as_of, views, push=not no_online, dry_run=dry_run, progress=progress)
+            results = materialize(
+                settings, as_of, views, push=not no_online, engine=engine, dry_run=dry_run, progress=progress
+            )
     except PipelineError as error:
         raise click.ClickException(str(error)) from None
     console.summary(results, as_of)

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.feast_store import open_feature_store, registered_view
 from pipeline.postgres import open_postgres
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
-from pipeline.views import ASSETS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
+from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +49,17 @@ def materialize(
     views: list[str],
     *,
     push: bool = True,
+    engine: str = ENGINE_REDIS,
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
 ) -> list[ViewResult]:
     """Extract `views` as of `as_of`, write a snapshot of each and, with `push`, publish it; return a result each.
 
-    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. With
-    `dry_run` nothing is written. Raises `PipelineError` where the feature store itself is out of reach.
+    `engine`, one of `pipeline.views.ENGINES`, does the publishing. A view that fails keeps its old snapshot and online
+    values and carries its `error`; the other views go on. With `dry_run` nothing is written. Raises `PipelineError`
+    where the feature store itself is out of reach.
     """
-    run = _Run(settings, as_of, views, progress)
+    run = _Run(settings, as_of, views, engine, progress)
     with open_feature_store() if push and not dry_run else nullcontext() as store:
         run.read()
         if not dry_run:
@@ -68,10 +70,11 @@ def materialize(
 class _Run:
     """The state of one run. A step that fails fails its view, and what depends on it, but not the run."""
 
-    def __init__(self, settings: Settings, as_of: datetime, views: list[str], progress: Progress) -> None:
+    def __init__(self, settings: Settings, as_of: datetime, views: list[str], engine: str, progress: Progress) -> None:
         self.settings = settings
         self.as_of = as_of
         self.views = views
+        self.engine = engine
         self.progress = progress
         # A view that was not asked for may still be read, because another one needs it.
         self.results = {view: ViewResult(view) for view in VIEW_NAMES}
@@ -107,7 +110,7 @@ class _Run:
         if not newest:
             return
         try:
-            online.check_online_store(store)
+            online.check_online_store(store, self.engine)
         except PipelineError as error:
             self._fail(newest, error)
             return
@@ -183,20 +186,24 @@ class _Run:
 
     def _publish(self, view: str, store: FeatureStore) -> None:
         rows = self.snapshots[view].num_rows
-        kept = online.publish(
+        done = online.publish(
             store,
             view,
-            self.snapshots[view],
+            self.as_of,
+            snapshot_path(self.settings.feature_data_dir, view, self.as_of),
+            engine=self.engine,
             progress=lambda done: self.progress(view, "publishing", done / rows),
         )
-        if kept:
-            self._note(view, f"not published: the online store has newer values of {kept} of {rows} rows")
+        if done.removed:
+            self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
+        if done.newer:
+            self._note(view, f"not published: the online store has newer values of {done.newer} of {rows} rows")
             return
         self.results[view].published = True
         self.progress(view, "online", 1.0)
 
-    def _note(self, view: str, text: str) -> None:
-        logger.warning("%s: %s", view, text)
+    def _note(self, view: str, text: str, level: int = logging.WARNING) -> None:
+        logger.log(level, "%s: %s", view, text)
 
     def _fail(self, views: list[str], error: PipelineError) -> None:
         for view in views:

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
 
+# A reader that goes by batches then holds a part of the file, not all of it.
+ROW_GROUP_ROWS = 65_536
+
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     """Return where the snapshot of `view` as of the instant `as_of` is kept."""
@@ -36,7 +39,7 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -59,6 +62,13 @@ def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) ->
     files = (data_dir / view).glob("snapshot_date=*/*.parquet")
     limit = snapshot_path(data_dir, view, until) if until else None
     return max((file for file in files if limit is None or _order(file) <= _order(limit)), key=_order, default=None)
+
+
+def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime) -> list[Path]:
+    """Return the snapshots of `view` as of `first` and later, up to `last` exclusively, in order."""
+    bounds = [_order(snapshot_path(data_dir, view, instant)) for instant in (first, last)]
+    files = (data_dir / view).glob("snapshot_date=*/*.parquet")
+    return sorted((file for file in files if bounds[0] <= _order(file) < bounds[1]), key=_order)
 
 
 def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:

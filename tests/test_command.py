@@ -336,7 +336,7 @@ def test_redis_down_fails_with_the_snapshot_kept(
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("asset_features, work_order_features, telemetry_features: Online store: ")
+    assert error.startswith("asset_features, work_order_features, telemetry_features: Redis: ")
     assert str(port) in error
     assert len(snapshots(environment)) == 3
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
