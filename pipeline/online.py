@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -63,7 +64,11 @@ def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datet
     """Run Feast's own materialization over one snapshot; it records the interval itself."""
     silent = io.StringIO()  # it prints headings and a progress bar of its own
     try:
-        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        with (
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # it calls DuckDB by old names
+        ):
             store.materialize(as_of - timedelta(microseconds=1), as_of, [view.name])
     except Exception as error:  # each online store's driver raises its own kinds
         raise PipelineError(
