@@ -234,6 +234,68 @@ def training_set(
         click.echo(summary.table())
 
 
+@cli.command("verify", short_help="Compare online values with the newest snapshots.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N entities at random; by default all.")
+@click.option(
+    "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
+)
+def verify_online(sample: int | None, views: list[str]) -> None:
+    """Read the online store through Feast and count the values that are not those of the newest snapshot.
+
+    Mismatched values differ, missing ones are only in the snapshot, extra ones only online. Exit code 1 if there are
+    any.
+
+    \b
+    Example:
+      python materialize_features.py verify --sample 1000
+    """
+    from pipeline.config import load_settings
+    from pipeline.console import Console
+    from pipeline.errors import PipelineError
+    from pipeline.feast_store import open_feature_store
+    from pipeline.verify import verify
+
+    console = Console([], quiet=False)
+    try:
+        settings = load_settings()
+        with open_feature_store() as store:
+            features = [
+                feature for view in views for feature in verify(store, settings.feature_data_dir, view, sample=sample)
+            ]
+    except PipelineError as error:
+        raise click.ClickException(str(error)) from None
+    console.consistency(features)
+    if any(feature.wrong for feature in features):
+        sys.exit(1)
+
+
+@cli.command(short_help="Remove online values of entities that left.")
+@click.option(
+    "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
+)
+def prune(views: list[str]) -> None:
+    """Remove the online values of entities that the newest snapshots lack, after a look at every key of Redis.
+
+    A run does it for those that left since the last one; this finds all the others. Keys of other projects stay.
+
+    \b
+    Example:
+      python materialize_features.py prune --view telemetry_features
+    """
+    from pipeline.config import load_settings
+    from pipeline.errors import PipelineError
+    from pipeline.feast_store import open_feature_store
+    from pipeline.online import prune as prune_view
+
+    try:
+        settings = load_settings()
+        with open_feature_store() as store:
+            for view in views:
+                click.echo(f"{view}: {prune_view(store, settings.feature_data_dir, view):,} entities removed")
+    except PipelineError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @cli.command(short_help="Print the feature catalogue as Markdown.")
 def catalogue() -> None:
     """Print docs/features.md as the definitions have it.

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from pipeline.run import Progress as ProgressCallback
 from pipeline.run import ViewResult
+from pipeline.verify import Consistency
 
 logger = logging.getLogger("pipeline")
 _PLAIN_WIDTH = 110
@@ -104,6 +105,21 @@ class Console:
             )
         self._output.print(table)
 
+    def consistency(self, features: list[Consistency]) -> None:
+        """Print one line per view, and one per feature of which some value is wrong."""
+        table = Table(title="Online values against the newest snapshots", box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("view", no_wrap=True)
+        table.add_column("feature", no_wrap=True)
+        for heading in ("values", "mismatched", "missing", "extra"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for view in dict.fromkeys(feature.view for feature in features):
+            of_view = [feature for feature in features if feature.view == view]
+            table.add_row(view, f"all {len(of_view)}", *_counts(of_view))
+            for feature in of_view:
+                if feature.wrong:
+                    table.add_row("", feature.feature, *_counts([feature]))
+        self._output.print(table)
+
     def _log_progress(self, view: str, stage: str, share: float) -> None:
         if share == 0.0 and view in self._views:
             logger.info("%s: %s", view, stage)
@@ -119,3 +135,7 @@ def _outcome(result: ViewResult) -> str:
     if result.published:
         return "online"
     return "snapshot only" if result.bytes else "nothing written"
+
+
+def _counts(features: list[Consistency]) -> list[str]:
+    return [f"{sum(getattr(f, count) for f in features):,}" for count in ("values", "mismatched", "missing", "extra")]

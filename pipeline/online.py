@@ -15,6 +15,7 @@ from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 from pipeline import redis_engine
 from pipeline.errors import PipelineError, first_line
 from pipeline.feast_store import registered_view
+from pipeline.snapshots import newest_snapshot, snapshot_instant
 from pipeline.views import ENGINE_FEAST, ENGINE_REDIS
 
 
@@ -58,6 +59,20 @@ def publish(
     removed = redis_engine.remove_departed(store, view, as_of, path)
     _record(store, view, as_of)
     return Published(written.rows, written.newer, removed)
+
+
+def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
+    """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
+
+    All keys of Redis are looked through; those of other projects stay as they are. Raises `PipelineError` where there
+    is no snapshot, the online store is not a single Redis, or it fails.
+    """
+    redis_engine.check_layout(store)
+    view = registered_view(store, name)
+    path = newest_snapshot(data_dir, name)
+    if path is None:
+        raise PipelineError(f"{name}: there is no snapshot in {data_dir / name}, so nothing tells what to keep")
+    return redis_engine.remove_departed(store, view, snapshot_instant(path), path, scan=True)
 
 
 def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:

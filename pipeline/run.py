@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from pipeline import extract, online
+from pipeline import extract, online, verify
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
@@ -21,6 +21,9 @@ from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, wr
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
+
+# How many entities of each view are read back through Feast after publishing.
+VERIFIED_ENTITIES = 100
 
 # Told a view, what is being done with it, and a share of that between 0 and 1.
 Progress = Callable[[str, str, float], None]
@@ -199,8 +202,19 @@ class _Run:
         if done.newer:
             self._note(view, f"not published: the online store has newer values of {done.newer} of {rows} rows")
             return
+        self._verify(view, store)
         self.results[view].published = True
         self.progress(view, "online", 1.0)
+
+    def _verify(self, view: str, store: FeatureStore) -> None:
+        """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
+        features = verify.verify(store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
+        if wrong := [feature for feature in features if feature.wrong]:
+            raise PipelineError(
+                f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "
+                f"store are not those of the snapshot (first feature: {wrong[0].feature}): run "
+                "`materialize_features.py verify` for all of them, and publish again with the redis engine"
+            )
 
     def _note(self, view: str, text: str, level: int = logging.WARNING) -> None:
         logger.log(level, "%s: %s", view, text)

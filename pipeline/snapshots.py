@@ -25,6 +25,11 @@ def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     return data_dir / view / f"snapshot_date={utc:%Y-%m-%d}" / f"{name}.parquet"
 
 
+def snapshot_instant(path: Path) -> datetime:
+    """Return the as-of instant of the snapshot at `path`, in UTC: the inverse of `snapshot_path`."""
+    return datetime.fromisoformat(path.stem)
+
+
 def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
