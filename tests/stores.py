@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import yaml
+from feast import FeatureView, FileSource
 
 from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
@@ -27,10 +28,34 @@ def write_feature_store_yaml(directory: Path, postgres: PostgresServer, redis: R
     return path
 
 
-def apply_definitions(path: Path) -> None:
-    """Register the definitions, as `feast apply` does, without its seconds of imports."""
+def set_online_store(path: Path, **options: object) -> None:
+    """Set options of the online store in a feature_store.yaml."""
+    config = yaml.safe_load(path.read_text())
+    config["online_store"] |= options
+    path.write_text(yaml.safe_dump(config))
+
+
+def apply_definitions(path: Path, data_dir: Path | None = None) -> None:
+    """Register the definitions, as `feast apply` does, without its seconds of imports.
+
+    With `data_dir` the snapshots of their sources are there.
+    """
+    views = [_with_snapshots_in(data_dir, view) if data_dir else view for view in VIEWS.values()]
+    services = [] if data_dir else [predictive_maintenance_v1]
     with open_feature_store(path) as store:
-        store.apply([asset, work_order, site, *VIEWS.values(), predictive_maintenance_v1])
+        store.apply([asset, work_order, site, *views, *services])
+
+
+def _with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
+    copy = view.__copy__()
+    copy.batch_source = FileSource(
+        name=f"{view.name}_snapshots",
+        path=str(data_dir / view.name),
+        file_format=view.batch_source.file_format,
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    )
+    return copy
 
 
 def online_values(path: Path, features: list[str], assets: list[UUID]) -> dict[str, list[Any]]:

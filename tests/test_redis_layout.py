@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer
-from entities import asset, site, work_order
 from pipeline import online
 from pipeline.errors import PipelineError
 from pipeline.feast_store import open_feature_store
@@ -24,7 +23,7 @@ from pipeline.redis_layout import RowEncoder
 from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.snapshots import snapshot_path, write_snapshot
 from pipeline.views import ENGINE_FEAST, ENGINE_REDIS
-from tests.stores import write_feature_store_yaml
+from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
 AS_OF = datetime(2026, 1, 1, 6, 30, 15, 123456, tzinfo=UTC)
 
@@ -64,31 +63,11 @@ def stores(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytes
         path = write_feature_store_yaml(directory / name, postgres, redis, f"layout_{name}")
         set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db={number}")
         paths.append(path)
-        with open_feature_store(path) as store:
-            store.apply([asset, work_order, site, *(at(view, data) for view in VIEWS.values())])
+        apply_definitions(path, data)
     yield Stores(*paths, data)
     for path in paths:
         with closing(client_of(path)) as client:
             client.flushdb()
-
-
-def at(view: feast.FeatureView, data: Path) -> feast.FeatureView:
-    """Return the definition with its snapshots below `data`."""
-    copy = view.__copy__()
-    copy.batch_source = feast.FileSource(
-        name=f"{view.name}_snapshots",
-        path=str(data / view.name),
-        file_format=view.batch_source.file_format,
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created",
-    )
-    return copy
-
-
-def set_online_store(path: Path, **options: object) -> None:
-    config = yaml.safe_load(path.read_text())
-    config["online_store"] |= options
-    path.write_text(yaml.safe_dump(config))
 
 
 def client_of(path: Path) -> Redis:

@@ -1,0 +1,372 @@
+"""The Redis engine on real servers: order, removal, consistency, and Redis servers in trouble."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from feast import FeatureStore
+from redis import Redis
+
+from dev.servers import PostgresServer, RedisServer, free_port
+from pipeline import online
+from pipeline.errors import PipelineError
+from pipeline.feast_store import open_feature_store, registered_view
+from pipeline.redis_engine import row_encoder
+from pipeline.redis_layout import serialized_stamp
+from pipeline.redis_writer import write_rows
+from pipeline.schemas import TIMESTAMP, snapshot_schema
+from pipeline.snapshots import snapshot_path, write_snapshot
+from pipeline.verify import verify
+from pipeline.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS, WORK_ORDERS
+from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+_registries = count()
+
+
+class Shop:
+    """A feature store, its snapshots, and its Redis."""
+
+    def __init__(self, path: Path, data: Path, store: FeatureStore, client: Redis) -> None:
+        self.path, self.data, self.store, self.client = path, data, store, client
+
+    def snapshot(self, view: str, as_of: datetime, assets: list[str], value: int) -> Path:
+        """Write a snapshot in which every feature of every asset tells `value`; return its path."""
+        path = snapshot_path(self.data, view, as_of)
+        write_snapshot(snapshot_of(view, as_of, assets, value), path)
+        return path
+
+    def publish(
+        self, view: str, as_of: datetime, assets: list[str], value: int, engine: str = ENGINE_REDIS
+    ) -> online.Published:
+        path = self.snapshot(view, as_of, assets, value)
+        return online.publish(self.store, view, as_of, path, engine=engine)
+
+    def values(self, view: str, assets: list[str]) -> list[set[object]]:
+        """Return the different numbers that Feast answers for each asset, of all features of `view`."""
+        fields = [f for f in registered_view(self.store, view).features if f.dtype.name != "STRING"]
+        answer = self.store.get_online_features([f"{view}:{f.name}" for f in fields], {"asset_id": assets}).to_dict()
+        return [{answer[field.name][row] for field in fields} for row in range(len(assets))]
+
+
+def snapshot_of(view: str, as_of: datetime, assets: list[str], value: int) -> pa.Table:
+    rows = len(assets)
+    columns = []
+    for field in snapshot_schema(view):
+        if field.name == "asset_id":
+            columns.append(pa.array(sorted(assets)))
+        elif field.type == TIMESTAMP:
+            columns.append(pa.array([as_of] * rows, TIMESTAMP))
+        else:
+            columns.append(pa.array([str(value) if field.type == pa.string() else value] * rows, field.type))
+    return pa.table(columns, schema=snapshot_schema(view))
+
+
+def ids(number: int) -> list[str]:
+    return [str(UUID(int=n)) for n in range(number)]
+
+
+@contextmanager
+def opened(directory: Path, postgres: PostgresServer, redis: RedisServer, **options: object) -> Iterator[Shop]:
+    path = write_feature_store_yaml(directory, postgres, redis, f"engine_{next(_registries)}")
+    set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db=7,socket_timeout=5")
+    set_online_store(path, **options)
+    apply_definitions(path, directory / "data")
+    with (
+        closing(Redis(port=redis.port, db=7)) as client,
+        open_feature_store(path) as store,
+    ):
+        yield Shop(path, directory / "data", store, client)
+
+
+@pytest.fixture
+def shop(postgres: PostgresServer, redis: RedisServer, tmp_path: Path) -> Iterator[Shop]:
+    with opened(tmp_path, postgres, redis) as shop:
+        yield shop
+        shop.client.flushdb()
+
+
+# order ---------------------------------------------------------------------------------------------------------------
+
+
+def test_newer_snapshot_replaces_and_older_one_does_not(shop: Shop) -> None:
+    assets = ids(300)
+    assert shop.publish(WORK_ORDERS, T0 + HOUR, assets, 1) == online.Published(rows=300)
+    assert shop.publish(WORK_ORDERS, T0 + 2 * HOUR, assets, 2) == online.Published(rows=300)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 300
+    assert shop.publish(WORK_ORDERS, T0, assets, 3) == online.Published(rows=300, newer=300)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 300
+
+
+def test_corrected_snapshot_of_the_same_instant_is_published(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(70), 1)
+    assert shop.publish(WORK_ORDERS, T0, ids(60), 2) == online.Published(rows=60, removed=10)
+    assert shop.values(WORK_ORDERS, ids(70)) == [{2}] * 60 + [{None}] * 10
+
+
+def test_order_is_kept_row_by_row_whoever_wrote_them(shop: Shop) -> None:
+    assets = ids(200)
+    shop.publish(WORK_ORDERS, T0, assets[:100], 1)
+    # stock Feast writes newer values of some of them, less than a millisecond later
+    newer = snapshot_of(WORK_ORDERS, T0 + HOUR + timedelta(microseconds=1), assets[:50], 2)
+    shop.store.write_to_online_store(WORK_ORDERS, newer.to_pandas())
+    assert shop.publish(WORK_ORDERS, T0 + HOUR, assets, 3) == online.Published(rows=200, newer=50)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 50 + [{3}] * 150
+
+
+def test_publishers_at_once_leave_the_newest_row_of_each_asset(shop: Shop) -> None:
+    """Eight writers of different instants over the same keys, in different orders, many times."""
+    assets, instants = ids(500), [T0 + n * HOUR for n in range(8)]
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    barrier = threading.Barrier(len(instants))
+
+    def write(number: int) -> int:
+        table = snapshot_of(WORK_ORDERS, instants[number], assets, number)
+        order = np.random.default_rng(number).permutation(len(assets))
+        (batch,) = table.take(pa.array(order)).combine_chunks().to_batches()
+        stamp = serialized_stamp(instants[number])
+        keys = encoder.keys(batch.column("asset_id"))
+        blocks = [online.redis_engine.Rows(keys, encoder.updates(batch, keys, stamp))]
+        barrier.wait()
+        return write_rows(shop.client, blocks, encoder.stamp_field, stamp).rows
+
+    with ThreadPoolExecutor(len(instants)) as pool:
+        for _ in range(3):
+            shop.client.flushdb()
+            assert list(pool.map(write, range(len(instants)))) == [500] * len(instants)
+            assert shop.values(WORK_ORDERS, assets) == [{7}] * 500
+
+
+# removal -------------------------------------------------------------------------------------------------------------
+
+
+def test_entities_that_left_lose_the_views_fields_and_the_key_when_nothing_is_left(shop: Shop) -> None:
+    assets = ids(6)
+    shop.publish(ASSETS, T0, assets[:4], 1)
+    shop.publish(WORK_ORDERS, T0, assets, 1)
+    assert shop.publish(WORK_ORDERS, T0 + HOUR, assets[:2], 2) == online.Published(rows=2, removed=4)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 2 + [{None}] * 4
+    assert shop.values(ASSETS, assets) == [{1}] * 4 + [{None}] * 2
+    assert shop.client.dbsize() == 4
+
+
+def test_entities_of_a_run_that_died_while_publishing_are_removed_too(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(3), 1)
+    died = snapshot_of(WORK_ORDERS, T0 + HOUR, ids(9), 2)
+    write_snapshot(died, snapshot_path(shop.data, WORK_ORDERS, T0 + HOUR))
+    shop.store.write_to_online_store(WORK_ORDERS, died.slice(5, 4).to_pandas())
+    assert shop.publish(WORK_ORDERS, T0 + 2 * HOUR, ids(2), 3).removed == 5
+    assert shop.client.dbsize() == 2
+
+
+def test_a_newer_row_of_another_writer_is_not_removed(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(4), 1)
+    newer = snapshot_of(WORK_ORDERS, T0 + 2 * HOUR, ids(4)[3:], 2)
+    shop.store.write_to_online_store(WORK_ORDERS, newer.to_pandas())
+    assert shop.publish(WORK_ORDERS, T0 + HOUR, ids(2), 3).removed == 1
+    assert shop.values(WORK_ORDERS, ids(4)) == [{3}, {3}, {None}, {2}]
+
+
+def test_prune_looks_at_every_key_and_leaves_other_projects_alone(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(100), 1)
+    lost = snapshot_of(WORK_ORDERS, T0, [f"asset {n}" for n in range(30)], 2)
+    shop.store.write_to_online_store(WORK_ORDERS, lost.to_pandas())
+    foreign = {}
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    for key in shop.client.scan_iter():
+        for other in (key + b"x", key[: -len("dcmms")] + b"other", key[: -len("dcmms")] + b"xdcmms", b"x" + key):
+            foreign[other] = {encoder.stamp_field: b"1"}
+            shop.client.hset(other, mapping=foreign[other])
+    shop.client.set("text", "of another program")
+    assert online.prune(shop.store, shop.data, WORK_ORDERS) == 30
+    assert online.prune(shop.store, shop.data, WORK_ORDERS) == 0
+    assert shop.values(WORK_ORDERS, ids(100)) == [{1}] * 100
+    assert shop.client.dbsize() == 100 + len(foreign) + 1
+    assert all(shop.client.hgetall(key) == fields for key, fields in foreign.items())
+
+
+# registry ------------------------------------------------------------------------------------------------------------
+
+
+def test_materialization_intervals_follow_each_other(shop: Shop) -> None:
+    for as_of in (T0, T0 + HOUR, T0 + HOUR, T0 + 2 * HOUR, T0):
+        shop.publish(WORK_ORDERS, as_of, ids(1), 1)
+    view = registered_view(shop.store, WORK_ORDERS)
+    assert view.materialization_intervals == [(T0 - view.ttl, T0), (T0, T0 + HOUR), (T0 + HOUR, T0 + 2 * HOUR)]
+    assert view.state.name == "AVAILABLE_ONLINE"
+
+
+# consistency ---------------------------------------------------------------------------------------------------------
+
+
+def test_verify_counts_mismatched_missing_and_extra_values_per_feature(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(50), 1)
+    assert {feature.wrong for feature in verify(shop.store, shop.data, WORK_ORDERS)} == {0}
+
+    columns = snapshot_of(WORK_ORDERS, T0, ids(48), 1).to_pydict()
+    columns["wo_count_7d"][:5] = [9] * 5  # online has 1
+    columns["wo_count_30d"][:7] = [None] * 7
+    write_snapshot(pa.table(columns, snapshot_schema(WORK_ORDERS)), snapshot_path(shop.data, WORK_ORDERS, T0))
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    keys = [bulk.split(b"\r\n", 1)[1][:-2] for bulk in encoder.keys(pa.array(ids(3))).to_pylist()]
+    for key in keys:
+        shop.client.hset(key, encoder._fields["wo_count_90d"], b"")
+    features = {f.feature: f for f in verify(shop.store, shop.data, WORK_ORDERS)}
+    assert {f.values for f in features.values()} == {50}
+    # two assets are online only: all of their values are extra
+    assert {name: (f.mismatched, f.missing, f.extra) for name, f in features.items()} == dict.fromkeys(
+        features, (0, 0, 2)
+    ) | {"wo_count_7d": (5, 0, 2), "wo_count_30d": (0, 0, 2 + 7), "wo_count_90d": (0, 3, 2)}
+
+
+def test_verify_of_a_sample_reads_so_many_entities(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(50), 1)
+    assert {f.values for f in verify(shop.store, shop.data, WORK_ORDERS, sample=20)} == {20}
+    shop.client.flushdb()
+    assert {f.missing for f in verify(shop.store, shop.data, WORK_ORDERS, sample=20)} == {20}
+
+
+def test_verify_finds_what_stock_feast_has_dropped(shop: Shop) -> None:
+    """A corrected snapshot of the same instant, which Feast leaves out without a word."""
+    for value in (1, 2):
+        shop.publish(WORK_ORDERS, T0, ids(5), value, engine=ENGINE_FEAST)
+    assert {f.mismatched for f in verify(shop.store, shop.data, WORK_ORDERS)} == {5}
+
+
+# Redis in trouble ----------------------------------------------------------------------------------------------------
+
+
+def assert_whole_rows(shop: Shop, assets: list[str], allowed: set[int]) -> None:
+    assert all(len(values) == 1 and values <= allowed for values in shop.values(WORK_ORDERS, assets))
+
+
+def test_redis_that_dies_midway_leaves_whole_rows_and_the_next_run_completes(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    assets = ids(20_000)
+    server = RedisServer(tmp_path / "redis", free_port())
+    with server, opened(tmp_path, postgres, server) as shop:
+        shop.publish(WORK_ORDERS, T0, assets, 1)
+        shop.client.save()
+        path = shop.snapshot(WORK_ORDERS, T0 + HOUR, assets, 2)
+
+        def save_and_kill(done: int) -> None:
+            if done > 8_000 and server.is_running():
+                shop.client.save()
+                server._process().kill()
+
+        with pytest.raises(PipelineError, match=r"^Redis: .*check that it is up"):
+            online.publish(shop.store, WORK_ORDERS, T0 + HOUR, path, progress=save_and_kill)
+        while server.is_running():
+            time.sleep(0.01)
+        server.start()
+        values = shop.values(WORK_ORDERS, assets)
+        assert [{1}] * 1_000 < sorted(values, key=str) and {2} in values
+        assert_whole_rows(shop, assets, {1, 2})
+        assert registered_view(shop.store, WORK_ORDERS).most_recent_end_time == T0
+        online.publish(shop.store, WORK_ORDERS, T0 + HOUR, path)
+        assert_whole_rows(shop, assets, {2})
+
+
+def test_full_redis_says_so_and_every_row_is_old_or_new(shop: Shop) -> None:
+    assets = ids(2_000)
+    shop.publish(WORK_ORDERS, T0, assets[:1_000], 1)
+    try:
+        shop.client.config_set("maxmemory", shop.client.info("memory")["used_memory"] + 600_000)
+        with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)"):
+            shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+        assert_whole_rows(shop, assets, {1, 2, None})
+    finally:
+        shop.client.config_set("maxmemory", 0)
+    shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+    assert_whole_rows(shop, assets, {2})
+
+
+def test_replica_is_refused(shop: Shop, redis: RedisServer, tmp_path: Path) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(3), 1)
+    with RedisServer(tmp_path / "replica", free_port()) as replica, closing(Redis(port=replica.port, db=7)) as client:
+        client.replicaof("127.0.0.1", redis.port)
+        wait_for(lambda: client.info("replication")["master_link_status"] == "up")
+        with (
+            other_redis(shop, f"127.0.0.1:{replica.port},db=7") as store,
+            pytest.raises(PipelineError, match=r"^Redis: READONLY .*this is a replica"),
+        ):
+            online.publish(store, WORK_ORDERS, T0 + HOUR, shop.snapshot(WORK_ORDERS, T0 + HOUR, ids(3), 2))
+    assert_whole_rows(shop, ids(3), {1})
+
+
+@pytest.mark.parametrize(
+    ("credentials", "message"),
+    [
+        (",password=open-barley", "check the user and the password"),
+        ("", "set the password in feature_store.yaml"),
+    ],
+)
+def test_wrong_password_is_named_and_not_shown(shop: Shop, tmp_path: Path, credentials: str, message: str) -> None:
+    with RedisServer(tmp_path / "closed", free_port()) as closed, closing(Redis(port=closed.port)) as client:
+        client.config_set("requirepass", "open-sesame")
+        with (
+            other_redis(shop, f"127.0.0.1:{closed.port}{credentials}") as store,
+            pytest.raises(PipelineError, match=message) as failure,
+        ):
+            online.check_online_store(store, ENGINE_REDIS)
+        assert "open-" not in str(failure.value)
+        client.config_set("requirepass", "")
+
+
+def test_node_of_a_cluster_is_refused(shop: Shop, tmp_path: Path) -> None:
+    # a node also takes the port that is 10,000 above its own
+    port = next(port for port in iter(free_port, None) if port < 55_000)
+    with ClusterNode(tmp_path / "cluster", port) as node, closing(Redis(port=node.port)) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        wait_for(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")))
+        path = shop.snapshot(WORK_ORDERS, T0, ids(3), 1)
+        with (
+            other_redis(shop, f"127.0.0.1:{node.port}") as store,
+            pytest.raises(PipelineError, match=r"^Redis: CROSSSLOT .*set redis_type: redis_cluster .*--engine feast"),
+        ):
+            online.publish(store, WORK_ORDERS, T0, path)
+
+
+class ClusterNode(RedisServer):
+    """A Redis server in cluster mode."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        with self._config.open("a") as file:
+            file.write("cluster-enabled yes\n")
+
+
+def test_key_that_is_no_hash_is_named(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(3), 1)
+    key = shop.client.keys()[0]
+    shop.client.set(key, "text")
+    with pytest.raises(PipelineError, match=r"^Redis: .*WRONGTYPE .*another program has written a key of this project"):
+        shop.publish(WORK_ORDERS, T0 + HOUR, ids(3), 2)
+
+
+@contextmanager
+def other_redis(shop: Shop, connection_string: str) -> Iterator[FeatureStore]:
+    """Yield the same feature store with another Redis."""
+    path = shop.path.with_name("other.yaml")
+    path.write_text(shop.path.read_text())
+    set_online_store(path, connection_string=connection_string)
+    with open_feature_store(path) as store:
+        yield store
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
