@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties docs lint clean
+.PHONY: help demo demo-wind up down load test test-properties bench docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 
 test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
+
+bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(INSTALLED) ## write docs/features.md from the definitions
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md

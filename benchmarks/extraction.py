@@ -1,0 +1,198 @@
+"""Extraction beside its floor, and whole runs, on large fleets.
+
+The floor of a view is one plain GROUP BY scan of the same rows in the same engine: what any extraction has to read.
+A whole run is `materialize_features.py` as cron starts it, from its imports to the verified online values.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from benchmarks.publishing import feature_store_yaml
+from benchmarks.results import peak_megabytes
+from dev.servers import PostgresServer, RedisServer, free_port
+from dev.stack import REPOSITORY, ensure_database
+
+AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
+DAYS = 90
+METRICS = 5
+
+FLOORS = {
+    "asset_features": """
+        select w.asset_id, w.n, a.n
+        from (
+            select asset_id, count(*) as n, max(w.created_at), max(actual_end), max(t.completed_at)
+            from work_orders w left join work_order_tasks t on t.work_order_id = w.id group by asset_id
+        ) w left join (
+            select asset_id, count(*) as n, max(triggered_at) from alerts group by asset_id
+        ) a using (asset_id)
+    """,
+    "work_order_features": """
+        select asset_id, count(*), max(w.created_at), max(actual_end), max(scheduled_end), max(t.completed_at)
+        from work_orders w left join work_order_tasks t on t.work_order_id = w.id group by asset_id
+    """,
+    "telemetry_features": """
+        select
+            toString(asset_id) as asset, metric_name, avg(avg_value) as a, min(min_value) as b, max(max_value) as c,
+            sum(sum_value) as d, sum(count) as e, avg(stddev_value) as f, sum(anomaly_count) as g
+        from telemetry_aggregates
+        where time_bucket >= toDateTime('2026-01-01 00:00:00', 'UTC') - toIntervalDay(90)
+            and time_bucket < toDateTime('2026-01-01 00:00:00', 'UTC')
+        group by asset_id, metric_name
+    """,
+}
+
+
+def measure_fleets(sizes: list[int], runs: int, say: Callable[[str], None]) -> list[dict]:
+    """Return one record per number of assets: rows, seconds of each extraction and its floor, and of a whole run."""
+    records = []
+    for assets in sizes:
+        with (
+            tempfile.TemporaryDirectory(prefix="fleet-") as name,
+            PostgresServer(Path(name) / "postgres", free_port()) as postgres,
+            RedisServer(Path(name) / "redis", free_port()) as redis,
+        ):
+            for database, role in (("dcmms", "dcmms"), ("registry", "feast")):
+                ensure_database(postgres.admin_url, database, role)
+            environment = {
+                "DATABASE_URL": postgres.url("dcmms", "dcmms"),
+                "CLICKHOUSE_DSN": f"chdb://{name}/clickhouse",
+                "FEAST_FS_YAML_FILE_PATH": str(feature_store_yaml(Path(name), postgres.port, redis.port)),
+                "FEATURE_DATA_DIR": str(Path(name) / "data"),
+                "FEATURE_STORE_ENV_FILE": os.devnull,
+            }
+            say(f"{assets:,} assets: loading {assets * DAYS * 24 * METRICS:,} telemetry rows")
+            record = {"assets": assets, "telemetry_rows": assets * DAYS * 24 * METRICS, "runs": runs}
+            record |= _worker("load", environment, str(assets))
+            say(f"{assets:,} assets: extraction and floors")
+            record["views"] = _worker("extract", environment, str(runs))
+            whole = []
+            for run in range(runs):
+                say(f"{assets:,} assets: whole run {run + 1} of {runs}")
+                whole.append(_worker("run", environment))
+            record["run_seconds"] = statistics.median(result["seconds"] for result in whole)
+            record["run_megabytes"] = max(result["megabytes"] for result in whole)
+            records.append(record)
+    return records
+
+
+def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.extraction", task, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment | {"PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# what the processes do ------------------------------------------------------------------------------------------------
+
+
+def load(assets: int) -> dict:
+    """Fill both databases and register the views."""
+    from benchmarks.large_fleet import load_large_fleet
+    from benchmarks.publishing import apply_definitions
+
+    started = time.perf_counter()
+    load_large_fleet(
+        os.environ["DATABASE_URL"],
+        os.environ["CLICKHOUSE_DSN"],
+        assets=assets,
+        days=DAYS,
+        work_orders=50 * assets,
+        alerts=25 * assets,
+    )
+    seconds = time.perf_counter() - started
+    apply_definitions()
+    directory = Path(os.environ["CLICKHOUSE_DSN"].removeprefix("chdb://"))
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    return {"load_seconds": seconds, "clickhouse_gigabytes": size / 1e9}
+
+
+def extract_views(runs: int) -> dict:
+    """Return, per view, the medians of the seconds of its extraction and its floor, taken in turns."""
+    from pipeline import extract
+    from pipeline.clickhouse import open_clickhouse
+    from pipeline.config import load_settings
+    from pipeline.postgres import open_postgres
+    from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
+
+    settings = load_settings()
+    seconds: dict[str, dict[str, list[float]]] = {}
+    with open_postgres(settings) as postgres, open_clickhouse(settings) as clickhouse:
+
+        def scan_postgres(view: str) -> None:
+            with postgres._connection.cursor() as cursor:
+                cursor.execute(FLOORS[view])
+                cursor.fetchall()
+
+        def scan_clickhouse() -> None:
+            with clickhouse._client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
+                for _ in blocks:
+                    pass
+
+        def postgres_pair(view: str) -> tuple[Callable[[], object], Callable[[], object]]:
+            return lambda: scan_postgres(view), lambda: extract.extract_postgres(postgres, view, AS_OF)
+
+        pairs = {view: postgres_pair(view) for view in (ASSETS, WORK_ORDERS)}
+        bucket_seconds = settings.bucket_seconds
+        pairs[TELEMETRY] = (
+            scan_clickhouse,
+            lambda: extract.extract_telemetry(clickhouse, AS_OF, bucket_seconds),
+        )
+        for view, (floor, extraction) in pairs.items():
+            seconds[view] = {"floor": [], "extraction": [], "floor_cpu": [], "extraction_cpu": []}
+            floor()  # what it reads is in memory from here on
+            for _ in range(runs):
+                for name, task in (("floor", floor), ("extraction", extraction)):
+                    started, cpu = time.perf_counter(), _cpu_seconds()
+                    task()
+                    seconds[view][name].append(time.perf_counter() - started)
+                    seconds[view][f"{name}_cpu"].append(_cpu_seconds() - cpu)
+    return {
+        view: {name: statistics.median(values) for name, values in of_view.items()} for view, of_view in seconds.items()
+    }
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def whole_run() -> dict:
+    """Return the seconds and the peak memory of one run of the command; the seconds of its imports are in them."""
+    started = time.perf_counter()
+    from materialize_features import cli
+
+    cli.main(["run", "--as-of", AS_OF.isoformat(), "--quiet"], standalone_mode=False)
+    return {"seconds": time.perf_counter() - started, "megabytes": peak_megabytes()}
+
+
+_TASKS = {
+    "load": lambda assets: load(int(assets)),
+    "extract": lambda runs: extract_views(int(runs)),
+    "run": whole_run,
+}
+
+
+@click.command(hidden=True)
+@click.argument("task", type=click.Choice(list(_TASKS)))
+@click.argument("arguments", nargs=-1)
+def _main(task: str, arguments: tuple[str, ...]) -> None:
+    click.echo(json.dumps(_TASKS[task](*arguments)))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,130 @@
+"""docs/performance.md and its plot, from the records of the benchmarks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from benchmarks.publishing import METHODS, PHASES
+from benchmarks.results import machine
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "dcmms"  # the same figures give the same file
+
+COLOURS = {"stock": "#9aa5b1", "pipeline": "#7fb3d5", "raw socket": "#d5d8dc", "publisher": "#1f7a5c"}
+NAMES = {
+    "stock": "stock `feast materialize`",
+    "pipeline": "redis-py pipeline, ready values",
+    "raw socket": "raw socket, ready bytes (the limit)",
+    "publisher": "the publisher",
+}
+# The targets of this repository, as ratios: (against stock, against the raw socket).
+TARGETS = {"update": (12, 0.7), "fill": (8, 0.5)}
+
+
+def write_report(directory: Path, publishing: list[dict], fleets: list[dict], features: int) -> None:
+    """Write performance.md and performance.svg into `directory`."""
+    _plot(publishing, directory / "performance.svg")
+    text = "\n\n".join([*_head(), *_publishing(publishing, features), *_fleets(fleets)])
+    (directory / "performance.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _head() -> Iterable[str]:
+    yield "# Performance"
+    yield (
+        "Made by `make bench`: every figure is the median of runs that take turns, on one machine at one time. "
+        "Machines differ and are noisy: the ratios mean something, the seconds little."
+    )
+    yield f"Machine: {machine()}. PostgreSQL, Redis and the ClickHouse engine run on it as well."
+
+
+def _publishing(records: list[dict], features: int) -> Iterable[str]:
+    yield "## Publishing to Redis"
+    yield (
+        f"`telemetry_features`, {features} features, one value in twenty NULL. *Fill* goes into an empty database, "
+        "*update* into one that holds the rows of an hour before, the usual run. Stock and the publisher are measured "
+        "from the Parquet file to the registry; the publisher compares event timestamps on the server and removes "
+        "entities that left. The two methods between send values or bytes that are made beforehand (not counted), and "
+        "compare nothing."
+    )
+    yield "![Rows per second by number of entities](performance.svg)"
+    by = {(r["entities"], r["phase"], r["method"]): r for r in records}
+    for phase in PHASES:
+        lines = [f"| {phase}: entities | runs | method | rows/s | x stock | of the limit | peak memory |"]
+        lines.append("|---:|---:|---|---:|---:|---:|---:|")
+        for entities in dict.fromkeys(r["entities"] for r in records):
+            for method in METHODS:
+                record = by[entities, phase, method]
+                rate = record["rows_per_second"]
+                stock, limit = (by[entities, phase, m]["rows_per_second"] for m in ("stock", "raw socket"))
+                lines.append(
+                    f"| {entities:,} | {record['runs']} | {NAMES[method]} | {rate:,.0f} | {rate / stock:.1f} | "
+                    f"{rate / limit:.2f} | {record['megabytes']:,.0f} MB |"
+                )
+        yield "\n".join(lines)
+    yield (
+        "Targets: "
+        + "; ".join(
+            f"{phase} at least {stock} x stock and {limit} of the limit" for phase, (stock, limit) in TARGETS.items()
+        )
+        + "; peak memory under 400 MB at 1,000,000 entities. About half of the peak is the interpreter with Feast."
+    )
+
+
+def _fleets(records: list[dict]) -> Iterable[str]:
+    yield "## Extraction and whole runs"
+    yield (
+        "Hourly telemetry of five metrics for 90 days, 50 work orders and 25 alerts per asset, generated inside the "
+        "engines. The floor of a view is one plain GROUP BY scan of the same rows in the same engine. A whole run is "
+        "`materialize_features.py` from its imports to the verified online values of all three views."
+    )
+    lines = ["| assets | telemetry rows | view | floor | extraction | ratio | ratio of CPU time |"]
+    lines.append("|---:|---:|---|---:|---:|---:|---:|")
+    for record in records:
+        for view, seconds in record["views"].items():
+            # PostgreSQL works in a process of its own, whose CPU time is not seen here
+            cpu = f"{seconds['extraction_cpu'] / seconds['floor_cpu']:.1f}" if view == "telemetry_features" else ""
+            lines.append(
+                f"| {record['assets']:,} | {record['telemetry_rows']:,} | `{view}` | {seconds['floor']:.2f} s | "
+                f"{seconds['extraction']:.2f} s | {seconds['extraction'] / seconds['floor']:.1f} | {cpu} |"
+            )
+    yield "\n".join(lines)
+    lines = ["| assets | runs | ClickHouse on disk | whole run | peak memory |", "|---:|---:|---:|---:|---:|"]
+    for record in records:
+        lines.append(
+            f"| {record['assets']:,} | {record['runs']} | {record['clickhouse_gigabytes']:.1f} GB | "
+            f"{record['run_seconds']:.1f} s | {record['run_megabytes']:,.0f} MB |"
+        )
+    yield "\n".join(lines)
+    if len(records) > 1:
+        first, last = records[0], records[-1]
+        times = last["run_seconds"] / first["run_seconds"]
+        yield (
+            f"{last['assets'] / first['assets']:.0f} times the assets take {times:.1f} times as long (target for ten "
+            "times: at most 11). The embedded engine works inside the run's process, so its memory counts here; with a "
+            "ClickHouse server it does not."
+        )
+
+
+def _plot(records: list[dict], path: Path) -> None:
+    sizes = list(dict.fromkeys(r["entities"] for r in records))
+    figure, axes = plt.subplots(1, len(PHASES), figsize=(10, 3.6), sharey=True, layout="constrained")
+    for axis, phase in zip(axes, PHASES, strict=True):
+        for number, method in enumerate(METHODS):
+            rates = [
+                next(r["rows_per_second"] for r in records if (r["entities"], r["phase"], r["method"]) == key)
+                for key in ((size, phase, method) for size in sizes)
+            ]
+            places = [place + (number - 1.5) * 0.2 for place in range(len(sizes))]
+            bars = axis.bar(places, rates, 0.19, label=NAMES[method].replace("`", ""), color=COLOURS[method])
+            axis.bar_label(bars, [f"{rate / 1000:.0f}k" for rate in rates], fontsize=7, padding=1)
+        axis.set_title(phase, loc="left", fontsize=10)
+        axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+        axis.set_xlabel("entities")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("rows per second")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
