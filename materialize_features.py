@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Materialize the features of dCMMS: extract as of one instant, keep snapshots, publish the newest values."""
 
+import math
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,9 @@ import click
 # Works from any working directory, and when another program runs this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from pipeline import logs
+from pipeline.errors import PipelineError
+from pipeline.stop import set_time_limit, stoppable
 from pipeline.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
 
 EXAMPLES = """
@@ -20,19 +24,54 @@ Examples:
   python materialize_features.py --as-of 2026-01-01T00:00:00Z as of another instant
   python materialize_features.py --view telemetry_features --no-online
   python materialize_features.py --dry-run                    read everything, write nothing
+  python materialize_features.py status                       the last runs and the age of each view
 
 \b
-Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 wrong options.
+Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 wrong options; 75 another run is busy;
+124 --timeout; 130 Ctrl-C; 143 SIGTERM.
 """
 
 
 class DefaultCommandGroup(click.Group):
-    """A group whose options without a command belong to `run`."""
+    """A group whose options without a command belong to `run`, and whose commands stop cleanly."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        logs.choose_format("text")
+        with stoppable(say):
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:
+                if not logs.are_json():
+                    raise
+                logs.logger.error(error.format_message())
+                ctx.exit(error.exit_code)
+            except (click.exceptions.Exit, click.Abort):
+                raise
+            except Exception:  # a bug; its stack trace, too, belongs on one line then
+                if not logs.are_json():
+                    raise
+                logs.logger.exception("unexpected error")
+                ctx.exit(1)
+
+
+def say(message: str) -> None:
+    """Write one line to standard error, as the log lines look."""
+    if logs.are_json():
+        logs.logger.error(message)
+    else:
+        click.echo(message, err=True)
+
+
+def failure(error: PipelineError) -> click.ClickException:
+    """Return `error` as click ends a command by it."""
+    exception = click.ClickException(str(error))
+    exception.exit_code = error.exit_code
+    return exception
 
 
 @click.group(
@@ -70,6 +109,26 @@ def parse_views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, 
     return [name for name in VIEW_NAMES if not names or name in names]
 
 
+# Eager: the messages about the other options look like it.
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _ctx, _param, name: logs.choose_format(name),
+    help="json: one object per line on standard error, in place of the table, too.",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    expose_value=False,
+    callback=lambda _ctx, _param, seconds: seconds and set_time_limit(seconds),
+    help="Stop after so long, exit code 124; by default never.",
+)
+
+
 @cli.command(epilog=EXAMPLES)
 @click.option("--as-of", callback=parse_as_of, metavar="INSTANT", help="ISO 8601 with zone; by default now.")
 @click.option(
@@ -84,24 +143,56 @@ def parse_views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, 
     help="How to publish: redis writes Redis's bytes itself; feast is Feast's own, for every online store.",
 )
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@click.option(
+    "--wait",
+    is_flag=False,
+    flag_value=math.inf,
+    type=click.FloatRange(min=0),
+    metavar="[SECONDS]",
+    help="Wait for another run to end, so long or until it does; without it, exit code 75 at once.",
+)
+@click.option(
+    "--metrics-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write Prometheus metrics here, for node-exporter's textfile collector: NAME.prom.",
+)
+@timeout_option
+@log_format_option
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
-def run(as_of: datetime, views: list[str], no_online: bool, engine: str, dry_run: bool, quiet: bool) -> None:
+def run(
+    as_of: datetime,
+    views: list[str],
+    no_online: bool,
+    engine: str,
+    dry_run: bool,
+    wait: float | None,
+    metrics_file: Path | None,
+    quiet: bool,
+) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
     # Feast takes seconds to import: only when it is needed.
     from pipeline.config import load_settings
     from pipeline.console import Console
-    from pipeline.errors import PipelineError
+    from pipeline.job import run_job
     from pipeline.run import materialize
 
     console = Console(views, quiet=quiet)
     try:
-        settings = load_settings()
         with console.progress() as progress:
-            results = materialize(
-                settings, as_of, views, push=not no_online, engine=engine, dry_run=dry_run, progress=progress
-            )
+            if dry_run:
+                results = materialize(load_settings(), as_of, views, dry_run=True, progress=progress)
+            else:
+                results = run_job(
+                    as_of,
+                    views,
+                    push=not no_online,
+                    engine=engine,
+                    wait=wait,
+                    metrics_file=metrics_file,
+                    progress=progress,
+                )
     except PipelineError as error:
-        raise click.ClickException(str(error)) from None
+        raise failure(error) from None
     console.summary(results, as_of)
     if any(result.error for result in results):
         sys.exit(1)
@@ -150,6 +241,8 @@ Examples:
     "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
 )
 @click.option("--overwrite", is_flag=True, help="Write snapshots again that are there already.")
+@timeout_option
+@log_format_option
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def backfill(start: datetime, end: datetime, every: timedelta, views: list[str], overwrite: bool, quiet: bool) -> None:
     """Write a snapshot of each view as of each instant; nothing is published. An interrupted backfill continues."""
@@ -157,7 +250,6 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
     from pipeline.backfill import instants_between
     from pipeline.config import load_settings
     from pipeline.console import Console
-    from pipeline.errors import PipelineError
 
     console = Console(views, quiet=quiet)
     try:
@@ -166,12 +258,11 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
         with console.backfill_progress() as progress:
             result = write_backfill(settings, instants, views, overwrite=overwrite, progress=progress)
     except PipelineError as error:
-        raise click.ClickException(str(error)) from None
-    if not quiet:
-        click.echo(
-            f"{result.written} instants written, {result.present} already there: "
-            f"{result.rows:,} rows, {result.bytes:,} bytes"
-        )
+        raise failure(error) from None
+    console.report(
+        f"{result.written} instants written, {result.present} already there: "
+        f"{result.rows:,} rows, {result.bytes:,} bytes"
+    )
 
 
 TRAINING_EXAMPLES = """
@@ -199,6 +290,8 @@ Examples:
     is_flag=True,
     help="Take a snapshot only from when it was created; right for scheduled runs, not for backfilled snapshots.",
 )
+@timeout_option
+@log_format_option
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def training_set(
     start: datetime | None,
@@ -214,10 +307,9 @@ def training_set(
         raise click.UsageError("Give --start and --end, or --entities.")
     from pipeline.config import load_settings
     from pipeline.console import Console
-    from pipeline.errors import PipelineError
     from pipeline.training import write_training_set
 
-    Console([], quiet=quiet)  # for its log lines
+    console = Console([], quiet=quiet)
     try:
         summary = write_training_set(
             load_settings(),
@@ -229,9 +321,36 @@ def training_set(
             live_snapshots=live_snapshots,
         )
     except PipelineError as error:
-        raise click.ClickException(str(error)) from None
-    if not quiet:
-        click.echo(summary.table())
+        raise failure(error) from None
+    console.report(summary.table())
+
+
+@cli.command(short_help="Show the last runs and the age of each view.")
+@click.option("--last", type=click.IntRange(min=1), default=10, show_default=True, help="How many runs to show.")
+def status(last: int) -> None:
+    """Show the age of each view's published values and the last runs.
+
+    Exit code 1 when a view was never published or is older than two runs of the schedule (SCHEDULE_MINUTES).
+
+    \b
+    Example:
+      python materialize_features.py status --last 24
+    """
+    from pipeline.config import load_settings
+    from pipeline.console import Console
+    from pipeline.feast_store import open_feature_store
+    from pipeline.status import read_status
+
+    console = Console([], quiet=False)
+    try:
+        settings = load_settings()
+        with open_feature_store() as store:
+            result = read_status(store, settings.age_limit, last)
+    except PipelineError as error:
+        raise failure(error) from None
+    console.print(result.tables())
+    if not result.is_fresh:
+        sys.exit(1)
 
 
 @cli.command("verify", short_help="Compare online values with the newest snapshots.")

@@ -36,7 +36,7 @@ last = datetime(2026, 1, 1, tzinfo=UTC)
 settings = load_settings()
 started = time.perf_counter()
 if instants == 1:
-    results = materialize(settings, last, list(VIEW_NAMES), push=False)
+    results = materialize(settings, last, list(VIEW_NAMES))
     assert not any(result.error for result in results), results
 else:
     backfill(settings, [last - timedelta(days=back) for back in reversed(range(instants))], list(VIEW_NAMES))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: Path = Path("data")
     statement_timeout_seconds: int = Field(900, ge=1)
+    schedule_minutes: int = Field(60, ge=1)
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":
@@ -50,6 +52,11 @@ class Settings(BaseSettings):
     def bucket_seconds(self) -> int:
         """Width of a telemetry bucket in seconds."""
         return self.telemetry_bucket_minutes * 60
+
+    @property
+    def age_limit(self) -> timedelta:
+        """How old the published values of a view may be: one run of the schedule may be missed, not two."""
+        return 2 * timedelta(minutes=self.schedule_minutes)
 
 
 def load_settings() -> Settings:

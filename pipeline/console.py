@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+import click
 from rich import box
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -19,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pipeline import logs
 from pipeline.run import Progress as ProgressCallback
 from pipeline.run import ViewResult
 from pipeline.verify import Consistency
@@ -38,19 +41,22 @@ class Console:
         self._output = RichConsole()
         if not self._output.is_terminal:  # a file or a mail of cron has no width of its own
             self._output.width = _PLAIN_WIDTH
+        self._bars = self._errors.is_terminal and not quiet and not logs.are_json()
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+        if logs.are_json():
+            return
         if self._errors.is_terminal:
             handler: logging.Handler = RichHandler(console=self._errors, show_path=False, show_time=False)
         else:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter(_LOG_FORMAT))
         logger.handlers[:] = [handler]
-        logger.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.propagate = False
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback]:
         """Yield the callback that shows what is being done with each view."""
-        if self._quiet or not self._errors.is_terminal:
+        if not self._bars:
             yield self._log_progress
             return
         with Progress(
@@ -73,7 +79,7 @@ class Console:
     @contextmanager
     def backfill_progress(self) -> Iterator[Callable[[int, int], None]]:
         """Yield the callback that shows how many instants are done, and the time left."""
-        if self._quiet or not self._errors.is_terminal:
+        if not self._bars:
             yield self._log_backfill
             return
         with Progress(
@@ -90,7 +96,13 @@ class Console:
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     def summary(self, results: list[ViewResult], as_of: datetime) -> None:
-        """Print one line per view: rows, seconds, newest source time, bytes of its snapshot, outcome."""
+        """Print one line per view: rows, seconds, newest source time, bytes of its snapshot, outcome.
+
+        Where log lines are JSON, it is one of them.
+        """
+        if logs.are_json():
+            logger.info("summary", extra={"as_of": as_of, "views": [result.as_json() for result in results]})
+            return
         if self._quiet or all(result.error for result in results):
             return
         table = Table(title=f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC", box=box.SIMPLE_HEAD, title_justify="left")
@@ -101,7 +113,7 @@ class Console:
         for result in results:
             newest = f"{result.newest_source:%Y-%m-%d %H:%M:%S}" if result.newest_source else "-"
             table.add_row(
-                result.view, f"{result.rows:,}", f"{result.seconds:.1f}", newest, f"{result.bytes:,}", _outcome(result)
+                result.view, f"{result.rows:,}", f"{result.seconds:.1f}", newest, f"{result.bytes:,}", result.outcome
             )
         self._output.print(table)
 
@@ -120,21 +132,24 @@ class Console:
                     table.add_row("", feature.feature, *_counts([feature]))
         self._output.print(table)
 
+    def report(self, text: str) -> None:
+        """Print what a command has done, unless it is to be quiet; where log lines are JSON, it is one of them."""
+        if logs.are_json():
+            logger.info(text)
+        elif not self._quiet:
+            click.echo(text)
+
+    def print(self, table: RenderableType) -> None:
+        """Print what a command was asked for."""
+        self._output.print(table)
+
     def _log_progress(self, view: str, stage: str, share: float) -> None:
         if share == 0.0 and view in self._views:
-            logger.info("%s: %s", view, stage)
+            logger.info("%s: %s", view, stage, extra={"view": view, "stage": stage})
 
     def _log_backfill(self, done: int, total: int) -> None:
         if done == total or done % 30 == 0:
             logger.info("backfill: %d of %d instants", done, total)
-
-
-def _outcome(result: ViewResult) -> str:
-    if result.error:
-        return "failed"
-    if result.published:
-        return "online"
-    return "snapshot only" if result.bytes else "nothing written"
 
 
 def _counts(features: list[Consistency]) -> list[str]:

@@ -6,6 +6,9 @@ import re
 class PipelineError(Exception):
     """Something that a person can put right. The text is one line: what failed, where, and what to do next."""
 
+    # What the command that ends with it returns to the shell.
+    exit_code = 1
+
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the first line of what a library said, at most `limit` characters, without the password of a URL."""

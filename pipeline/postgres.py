@@ -13,6 +13,7 @@ from psycopg2 import sql
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+from pipeline.stop import at_stop
 
 # Some sites have no wind turbines and no table for them. A common table expression of the same name stands in for it,
 # which works on a read replica too, where nothing can be created.
@@ -82,7 +83,8 @@ def open_postgres(settings: Settings) -> Iterator[PostgresSource]:
                     "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {}"
                 ).format(sql.Literal(settings.statement_timeout_seconds * 1000))
             )
-        yield PostgresSource(connection)
+        with at_stop(lambda _: connection.cancel()):  # libpq waits in C, out of reach of a signal handler
+            yield PostgresSource(connection)
     finally:
         connection.close()
 

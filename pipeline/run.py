@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +16,8 @@ from pipeline import extract, online, verify
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
-from pipeline.feast_store import open_feature_store, registered_view
+from pipeline.feast_store import registered_view
+from pipeline.lock import RunLock
 from pipeline.postgres import open_postgres
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
@@ -33,17 +35,37 @@ Progress = Callable[[str, str, float], None]
 class ViewResult:
     """What became of one view: `error` is None when all that was asked for it is done.
 
-    `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
-    snapshot, `published` whether it is online now.
+    `rejected` counts the rows left out, `seconds` is the time spent on it, `newest_source` the newest fact that a row
+    rests on, `bytes` the size of its snapshot, `published` whether it is online now.
     """
 
     view: str
     rows: int = 0
+    rejected: int = 0
     seconds: float = 0.0
     newest_source: datetime | None = None
     bytes: int = 0
     published: bool = False
     error: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in a word or two."""
+        if self.error:
+            return "failed"
+        if self.published:
+            return "online"
+        return "snapshot only" if self.bytes else "nothing written"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in types that JSON has, as the ledger and the log tell of it."""
+        fields = asdict(self) | {
+            "seconds": round(self.seconds, 3),
+            "newest_source": self.newest_source and self.newest_source.astimezone(UTC).isoformat(),
+            "outcome": self.outcome,
+        }
+        del fields["published"]
+        return fields
 
 
 def materialize(
@@ -51,36 +73,49 @@ def materialize(
     as_of: datetime,
     views: list[str],
     *,
-    push: bool = True,
+    store: FeatureStore | None = None,
     engine: str = ENGINE_REDIS,
     dry_run: bool = False,
+    lock: RunLock | None = None,
     progress: Progress = lambda *_: None,
+    results: dict[str, ViewResult] | None = None,
 ) -> list[ViewResult]:
-    """Extract `views` as of `as_of`, write a snapshot of each and, with `push`, publish it; return a result each.
+    """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
-    `engine`, one of `pipeline.views.ENGINES`, does the publishing. A view that fails keeps its old snapshot and online
-    values and carries its `error`; the other views go on. With `dry_run` nothing is written. Raises `PipelineError`
-    where the feature store itself is out of reach.
+    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. Without
+    `store` nothing is published, with `dry_run` nothing is written. Nothing is published either once `lock` is lost.
+    `engine`, one of `pipeline.views.ENGINES`, does the publishing. A dictionary given as `results` holds the results of
+    now at any time.
     """
-    run = _Run(settings, as_of, views, engine, progress)
-    with open_feature_store() if push and not dry_run else nullcontext() as store:
-        run.read()
-        if not dry_run:
-            run.keep(store)
+    run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
+    run.read()
+    if not dry_run:
+        run.keep(store)
     return [run.results[view] for view in views]
 
 
 class _Run:
     """The state of one run. A step that fails fails its view, and what depends on it, but not the run."""
 
-    def __init__(self, settings: Settings, as_of: datetime, views: list[str], engine: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        as_of: datetime,
+        views: list[str],
+        engine: str,
+        lock: RunLock | None,
+        progress: Progress,
+        results: dict[str, ViewResult],
+    ) -> None:
         self.settings = settings
         self.as_of = as_of
         self.views = views
         self.engine = engine
+        self.lock = lock
         self.progress = progress
         # A view that was not asked for may still be read, because another one needs it.
-        self.results = {view: ViewResult(view) for view in VIEW_NAMES}
+        self.results = results
+        self.results |= {view: ViewResult(view) for view in VIEW_NAMES}
         self.raw: dict[str, pa.Table] = {}
         self.snapshots: dict[str, pa.Table] = {}
 
@@ -188,6 +223,8 @@ class _Run:
         return True
 
     def _publish(self, view: str, store: FeatureStore) -> None:
+        if self.lock:
+            self.lock.check()
         rows = self.snapshots[view].num_rows
         done = online.publish(
             store,
@@ -217,13 +254,14 @@ class _Run:
             )
 
     def _note(self, view: str, text: str, level: int = logging.WARNING) -> None:
-        logger.log(level, "%s: %s", view, text)
+        logger.log(level, "%s: %s", view, text, extra={"view": view})
 
-    def _fail(self, views: list[str], error: PipelineError) -> None:
+    def _fail(self, views: list[str], error: PipelineError, stage: str | None = None) -> None:
         for view in views:
             self.results[view].error = str(error)
             self.progress(view, "failed", 1.0)
-        logger.error("%s: %s", ", ".join(views), error)
+        names = ", ".join(views)
+        logger.error("%s: %s", names, error, extra={"view": names} | ({"stage": stage} if stage else {}))
 
     @contextmanager
     def _step(self, view: str, stage: str) -> Iterator[None]:
@@ -233,6 +271,6 @@ class _Run:
         try:
             yield
         except PipelineError as error:
-            self._fail([view], error)
+            self._fail([view], error, stage)
         finally:
             self.results[view].seconds += time.monotonic() - started

@@ -89,7 +89,7 @@ def test_each_snapshot_equals_the_run_at_its_instant(
     result = product.backfill(filled, instants, list(VIEWS))
     assert (result.written, result.present) == (count, 0)
     for instant in instants[:: max(1, count // 5)]:
-        assert not any(outcome.error for outcome in materialize(single, instant, list(VIEWS), push=False))
+        assert not any(outcome.error for outcome in materialize(single, instant, list(VIEWS)))
         for view in VIEWS:
             one, other = (
                 pq.read_table(snapshot_path(each.feature_data_dir, view, instant), partitioning=None).drop(["created"])

@@ -1,5 +1,6 @@
 """What README.md, .env.example and deploy/ say is so; the repository names no machine that it was made on."""
 
+import json
 import os
 import re
 import subprocess
@@ -189,14 +190,16 @@ def test_crontab_runs_the_command_and_reports_failure(tmp_path: Path) -> None:
     (job,) = re.findall(r"^20 \* \* \* \* (.*)$", text, re.MULTILINE)
     variables = dict(re.findall(r"^([A-Z]+)=(.*)$", text, re.MULTILINE))
     (tmp_path / "settings").write_text("FEATURE_STORE_ENV_FILE=/dev/null\n")
-    replaced = {"ENVIRONMENT": "settings", "LOCK": "lock", "LOG": "log"}
+    replaced = {"ENVIRONMENT": "settings", "METRICS": "metrics.prom", "LOG": "log"}
     assert {"REPOSITORY", *replaced} <= set(variables)
     environment = {name: str(tmp_path / file) for name, file in replaced.items()}
     environment |= {"REPOSITORY": str(REPOSITORY), "PATH": os.environ["PATH"]}
     job = job.replace('"$REPOSITORY/.venv/bin/python"', sys.executable)
     done = subprocess.run([variables["SHELL"], "-c", job], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"materialize_features.py failed with exit code 1: see {tmp_path}/log\n"
-    assert "DATABASE_URL is missing" in (tmp_path / "log").read_text()
+    (error,) = [line for line in (tmp_path / "log").read_text().splitlines() if '"ERROR"' in line]
+    assert "DATABASE_URL is missing" in json.loads(error)["message"]
+    assert "feature_store_run_exit_code 1.0" in (tmp_path / "metrics.prom").read_text()
 
 
 def test_picture_is_well_formed() -> None:
