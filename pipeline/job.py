@@ -33,8 +33,9 @@ def run_job(
 ) -> list[ViewResult]:
     """Materialize `views` as of `as_of`, alone in the project, and return a result each.
 
-    `engine` is as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is published, and a registry out of reach, which has the
-    lock and the ledger, is only a warning. Raises `PipelineError` where no view could even be tried.
+    `engine` is as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is published, and a registry
+    out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError` where no view could even
+    be tried.
     """
     run = Run(as_of, views)
     logs.tag(run_id=run.run_id)

@@ -16,7 +16,7 @@ from typing import Any
 
 from feast import FeatureStore
 from sqlalchemy import Column, Connection, DateTime, Index, Integer, MetaData, Table, Text, func, inspect, select, text
-from sqlalchemy.dialects.postgresql import JSONB, UUID, insert
+from sqlalchemy.dialects.postgresql import JSONB, UUID, distinct_on, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import PipelineError, first_line
@@ -123,10 +123,11 @@ class Ledger:
 
     def last_publications(self) -> dict[str, Publication]:
         """Return the last publication of each view that was ever online."""
-        view = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view")
+        view = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view", joins_implicitly=True)
         rows = (
             select(view.c.key, RUNS.c.as_of, RUNS.c.finished_at, view.c.value.cast(JSONB)["newest_source"].astext)
-            .distinct(view.c.key)
+            .select_from(RUNS, view)
+            .ext(distinct_on(view.c.key))
             .where(
                 RUNS.c.project == self._project,
                 RUNS.c.finished_at.is_not(None),

@@ -110,8 +110,8 @@ def _views_table(views: list[ViewAge]) -> Table:
 
 def _runs_table(runs: list[PastRun]) -> Table:
     table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
-        justify = "left" if "UTC" in heading else "right"
+    for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
+        justify = "left" if heading == "run" or "UTC" in heading else "right"
         table.add_column(heading, no_wrap=True, justify=justify)
     table.add_column("outcome", no_wrap=True)
     table.add_column("error")
@@ -119,7 +119,14 @@ def _runs_table(runs: list[PastRun]) -> Table:
         seconds = f"{(run.finished_at - run.started_at).total_seconds():.1f}" if run.finished_at else "-"
         rows, rejected = (sum(view[name] for view in run.views.values()) for name in ("rows", "rejected"))
         table.add_row(
-            _time(run.started_at), _time(run.as_of), seconds, f"{rows:,}", f"{rejected:,}", run.outcome, run.error
+            str(run.run_id)[:8],
+            _time(run.started_at),
+            _time(run.as_of),
+            seconds,
+            f"{rows:,}",
+            f"{rejected:,}",
+            run.outcome,
+            run.error,
         )
     return table
 
@@ -129,11 +136,11 @@ def _time(moment: datetime | None) -> str:
 
 
 def _length(length: timedelta | None) -> str:
-    """Return a length of time as a person says it: `1 h 20 min`, `3 d 4 h`."""
+    """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
     if length is None:
         return "-"
     minutes = int(length.total_seconds() // 60)
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:
-        return f"{days} d {hours} h"
+        return f"{days} d {hours} h" if days < 10 else f"{days} d"
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

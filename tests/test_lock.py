@@ -1,0 +1,151 @@
+"""One run at a time: who holds the lock is said, who dies frees it, and other projects are not concerned."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+import yaml
+
+from dev.servers import PostgresServer, RedisServer
+from pipeline.errors import PipelineError
+from pipeline.feast_store import open_feature_store
+from pipeline.job import run_job
+from pipeline.lock import LockHeld, lock_key, one_at_a_time
+from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
+from tests.dcmms import Dcmms, T, ago
+from tests.stores import apply_definitions, write_feature_store_yaml
+
+VIEW = "work_order_features"
+AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.fixture
+def variant() -> str:
+    return "n"
+
+
+@pytest.fixture(scope="module")
+def yaml_path(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_feature_store_yaml(tmp_path_factory.mktemp("lock"), postgres, redis, "feast_lock")
+    apply_definitions(path)
+    return path
+
+
+@pytest.fixture
+def environment(dcmms: Dcmms, yaml_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
+    """One asset with a work order, and the settings of a run in the environment."""
+    dcmms.work_order(dcmms.asset(1), ago(1))
+    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
+    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
+    monkeypatch.setenv("CLICKHOUSE_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(yaml_path))
+    return dcmms
+
+
+@pytest.fixture
+def registry(postgres: PostgresServer, yaml_path: Path) -> Iterator[psycopg2.extensions.cursor]:
+    with closing(psycopg2.connect(postgres.url("feast", "feast_lock"))) as connection:
+        connection.autocommit = True
+        yield connection.cursor()
+
+
+def test_a_killed_run_frees_the_lock_for_who_waits(
+    environment: Dcmms, postgres: PostgresServer, yaml_path: Path, tmp_path: Path
+) -> None:
+    with environment.postgres.cursor() as cursor, ExitStack() as stack:
+        stack.callback(environment.postgres.rollback)
+        cursor.execute("lock table work_orders in access exclusive mode")
+        holder = stack.enter_context(process(COMMAND, "--as-of", AS_OF, "--view", VIEW, log=tmp_path / "log"))
+        wait_until(lambda: waiting_for_a_table(postgres), {"holder": holder}, "it reads work_orders")
+        second = invoke("--as-of", AS_OF, "--view", VIEW)
+        assert second.exit_code == 75
+        (line,) = second.stderr.splitlines()
+        assert f"Project dcmms is busy: materialize_features {holder.pid}@" in line
+        assert "--wait" in line
+        assert invoke("--as-of", AS_OF, "--view", VIEW, "--no-online", "--wait", "0.1").exit_code == 75
+        assert " running " in invoke("status").stdout
+
+        acquired = threading.Event()
+
+        def wait_for_it() -> None:
+            with open_feature_store(yaml_path) as store, one_at_a_time(store, math.inf):
+                acquired.set()
+
+        waiter = threading.Thread(target=wait_for_it)
+        waiter.start()
+        assert not acquired.wait(1)
+        holder.kill()
+        holder.wait()
+        assert acquired.wait(5)
+        waiter.join()
+    status = invoke("status").stdout
+    assert " running " not in status
+    assert " died " in status
+
+
+def test_projects_do_not_block_each_other(
+    postgres: PostgresServer, redis: RedisServer, yaml_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(yaml.safe_load(yaml_path.read_text()) | {"project": "other"}))
+    with open_feature_store(yaml_path) as store, open_feature_store(other) as another, one_at_a_time(store):
+        with one_at_a_time(another):
+            pass
+        began = time.monotonic()
+        with pytest.raises(LockHeld, match=r"after 0.2 s of waiting"), one_at_a_time(store, 0.2):
+            pass
+        assert 0.2 <= time.monotonic() - began < 2
+
+
+def test_the_key_is_the_same_on_every_host_and_for_ever() -> None:
+    assert lock_key("dcmms") == 5_127_593_712_306_462_621
+    assert -(2**63) <= lock_key("other") < 2**63
+
+
+def test_a_run_that_loses_its_lock_publishes_nothing(
+    environment: Dcmms, redis: RedisServer, registry: psycopg2.extensions.cursor
+) -> None:
+    def restart_at_the_last_moment(_view: str, stage: str, _share: float) -> None:
+        if stage == "publishing":
+            registry.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where application_name like 'materialize_features%'"
+            )
+            assert registry.fetchall() == [(True,)]
+
+    (result,) = run_job(T, [VIEW], progress=restart_at_the_last_moment)
+    assert result.error.startswith("The lock of project dcmms is lost (")
+    assert not result.published
+    registry.execute("select outcome, error from materialization_runs order by started_at desc limit 1")
+    assert registry.fetchone() == ("failed", result.error)
+    assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 0
+
+
+def test_a_lock_taken_over_is_noticed(yaml_path: Path, registry: psycopg2.extensions.cursor) -> None:
+    with open_feature_store(yaml_path) as store, one_at_a_time(store) as lock:
+        lock.check()
+        registry.execute("select pg_terminate_backend(%s, 5000)", [lock.backend_pid])
+        with one_at_a_time(store), pytest.raises(PipelineError, match="lost"):
+            lock.check()
+
+
+def test_dry_run_and_backfill_take_no_lock(environment: Dcmms, yaml_path: Path) -> None:
+    with open_feature_store(yaml_path) as store, one_at_a_time(store):
+        assert invoke("--as-of", AS_OF, "--view", VIEW, "--dry-run").exit_code == 0
+        backfill = ["backfill", "--start", "2026-03-10", "--end", "2026-03-11", "--view", VIEW]
+        assert invoke(*backfill).exit_code == 0
+        assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 75
+
+
+def test_without_online_the_registry_may_be_away(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", "/nonexistent.yaml")
+    result = invoke("--as-of", AS_OF, "--view", VIEW, "--no-online")
+    assert result.exit_code == 0
+    assert "WARNING without lock and ledger: /nonexistent.yaml cannot be read" in result.stderr
