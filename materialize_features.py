@@ -128,6 +128,15 @@ timeout_option = click.option(
     help="Stop after so long, exit code 124; by default never.",
 )
 
+wait_option = click.option(
+    "--wait",
+    is_flag=False,
+    flag_value=math.inf,
+    type=click.FloatRange(min=0),
+    metavar="[SECONDS]",
+    help="Wait for another run to end, so long or until it does; without it, exit code 75 at once.",
+)
+
 
 @cli.command(epilog=EXAMPLES)
 @click.option("--as-of", callback=parse_as_of, metavar="INSTANT", help="ISO 8601 with zone; by default now.")
@@ -143,14 +152,7 @@ timeout_option = click.option(
     help="How to publish: redis writes Redis's bytes itself; feast is Feast's own, for every online store.",
 )
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
-@click.option(
-    "--wait",
-    is_flag=False,
-    flag_value=math.inf,
-    type=click.FloatRange(min=0),
-    metavar="[SECONDS]",
-    help="Wait for another run to end, so long or until it does; without it, exit code 75 at once.",
-)
+@wait_option
 @click.option(
     "--metrics-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -370,7 +372,6 @@ def verify_online(sample: int | None, views: list[str]) -> None:
     """
     from pipeline.config import load_settings
     from pipeline.console import Console
-    from pipeline.errors import PipelineError
     from pipeline.feast_store import open_feature_store
     from pipeline.verify import verify
 
@@ -382,7 +383,7 @@ def verify_online(sample: int | None, views: list[str]) -> None:
                 feature for view in views for feature in verify(store, settings.feature_data_dir, view, sample=sample)
             ]
     except PipelineError as error:
-        raise click.ClickException(str(error)) from None
+        raise failure(error) from None
     console.consistency(features)
     if any(feature.wrong for feature in features):
         sys.exit(1)
@@ -392,27 +393,29 @@ def verify_online(sample: int | None, views: list[str]) -> None:
 @click.option(
     "--view", "views", multiple=True, callback=parse_views, metavar="NAME", help="Repeatable; by default all."
 )
-def prune(views: list[str]) -> None:
+@wait_option
+def prune(views: list[str], wait: float | None) -> None:
     """Remove the online values of entities that the newest snapshots lack, after a look at every key of Redis.
 
-    A run does it for those that left since the last one; this finds all the others. Keys of other projects stay.
+    A run does it for those that left since the last one; this finds all the others. Keys of other projects stay. It
+    takes its turn with the runs.
 
     \b
     Example:
       python materialize_features.py prune --view telemetry_features
     """
     from pipeline.config import load_settings
-    from pipeline.errors import PipelineError
     from pipeline.feast_store import open_feature_store
+    from pipeline.lock import one_at_a_time
     from pipeline.online import prune as prune_view
 
     try:
         settings = load_settings()
-        with open_feature_store() as store:
+        with open_feature_store() as store, one_at_a_time(store, wait):
             for view in views:
                 click.echo(f"{view}: {prune_view(store, settings.feature_data_dir, view):,} entities removed")
     except PipelineError as error:
-        raise click.ClickException(str(error)) from None
+        raise failure(error) from None
 
 
 @cli.command(short_help="Print the feature catalogue as Markdown.")
