@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.publishing import METHODS, PHASES
 from benchmarks.results import machine
+from benchmarks.serving import ASSETS, CONNECTIONS
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "dcmms"  # the same figures give the same file
@@ -23,10 +24,17 @@ NAMES = {
 TARGETS = {"update": (12, 0.7), "fill": (8, 0.5)}
 
 
-def write_report(directory: Path, publishing: list[dict], fleets: list[dict], features: int) -> None:
-    """Write performance.md and performance.svg into `directory`."""
-    _plot(publishing, directory / "performance.svg")
-    text = "\n\n".join([*_head(), *_publishing(publishing, features), *_fleets(fleets)])
+def write_report(directory: Path, records: dict[str, list[dict]], features: int) -> None:
+    """Write performance.md and performance.svg into `directory`; `features` is the number of features published."""
+    _plot(records["publishing"], directory / "performance.svg")
+    text = "\n\n".join(
+        [
+            *_head(),
+            *_publishing(records["publishing"], features),
+            *_fleets(records["fleets"]),
+            *_serving(records["serving"]),
+        ]
+    )
     (directory / "performance.md").write_text(text + "\n", encoding="utf-8")
 
 
@@ -105,6 +113,25 @@ def _fleets(records: list[dict]) -> Iterable[str]:
             "times: at most 11). The embedded engine works inside the run's process, so its memory counts here; with a "
             "ClickHouse server it does not."
         )
+
+
+def _serving(records: list[dict]) -> Iterable[str]:
+    yield "## Serving while publishing"
+    yield (
+        f"Stock `feast serve`, {CONNECTIONS} connections that ask for all features of one asset at a time for "
+        f"{records[0]['seconds']:.0f} s, while snapshots of all views with {ASSETS:,} assets are published one after the "
+        "other without a pause. Load, server and publisher share the machine. A half-updated row would be an answer with "
+        "features of two snapshots of one view; an error is a connection that broke or an answer with a value missing."
+    )
+    lines = ["| flags | requests | errors | half-updated rows | snapshots published | p50 | p99 | longest |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for record in records:
+        flags = f"`{record['options']}`" if record["options"] else "none (Feast's defaults)"
+        lines.append(
+            f"| {flags} | {record['requests']:,} | {record['errors']} | {record['half_updated']} | {record['snapshots']} | "
+            f"{record['p50']:.1f} ms | {record['p99']:.1f} ms | {record['longest']:.0f} ms |"
+        )
+    yield "\n".join(lines)
 
 
 def _plot(records: list[dict], path: Path) -> None:
