@@ -1,7 +1,7 @@
 """All benchmarks of docs/performance.md: `make bench`, or a small one for a look.
 
-python -m benchmarks                                                                               an hour, 40 GB of disk
-python -m benchmarks --entities 10000 --assets 200 --assets 2000 --serve-seconds 5 --output /tmp    some minutes
+python -m benchmarks                                                    an hour, 40 GB of disk
+python -m benchmarks --entities 9000 --assets 200 --assets 2000 --serve-seconds 5 --output /tmp    some minutes
 """
 
 import json

@@ -119,17 +119,18 @@ def _serving(records: list[dict]) -> Iterable[str]:
     yield "## Serving while publishing"
     yield (
         f"Stock `feast serve`, {CONNECTIONS} connections that ask for all features of one asset at a time for "
-        f"{records[0]['seconds']:.0f} s, while snapshots of all views with {ASSETS:,} assets are published one after the "
-        "other without a pause. Load, server and publisher share the machine. A half-updated row would be an answer with "
-        "features of two snapshots of one view; an error is a connection that broke or an answer with a value missing."
+        f"{records[0]['seconds']:.0f} s, while snapshots of all views with {ASSETS:,} assets are published one after "
+        "the other without a pause. Load, server and publisher share the machine. A half-updated row is an answer "
+        "with features of two snapshots of one view; an error is a connection that broke or an answer that lacks a "
+        "value."
     )
     lines = ["| flags | requests | errors | half-updated rows | snapshots published | p50 | p99 | longest |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for record in records:
         flags = f"`{record['options']}`" if record["options"] else "none (Feast's defaults)"
         lines.append(
-            f"| {flags} | {record['requests']:,} | {record['errors']} | {record['half_updated']} | {record['snapshots']} | "
-            f"{record['p50']:.1f} ms | {record['p99']:.1f} ms | {record['longest']:.0f} ms |"
+            f"| {flags} | {record['requests']:,} | {record['errors']} | {record['half_updated']} | "
+            f"{record['snapshots']} | {record['p50']:.1f} ms | {record['p99']:.1f} ms | {record['longest']:.0f} ms |"
         )
     yield "\n".join(lines)
 
