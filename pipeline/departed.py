@@ -17,7 +17,7 @@ _SCAN_COUNT = 10_000
 def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
     """Yield the sorted ids of entities in a snapshot of `earlier` that are not in `newest`, a batch at a time."""
     for path in earlier:
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
+        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
             yield _absent(batch.column("asset_id"), newest)
 
 
@@ -44,5 +44,5 @@ def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:
     if not len(ids):
         return ids
     between = [("asset_id", ">=", ids[0].as_py()), ("asset_id", "<=", ids[-1].as_py())]
-    known = pq.read_table(snapshot, columns=["asset_id"], filters=between, partitioning=None)["asset_id"]
+    known = pq.read_table(snapshot, columns=["asset_id"], filters=between, partitioning=None, pre_buffer=False)["asset_id"]
     return ids.filter(pc.invert(pc.is_in(ids, value_set=known.combine_chunks())))

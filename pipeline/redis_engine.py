@@ -126,7 +126,7 @@ def translated_errors() -> Iterator[None]:
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
-    for read in pq.ParquetFile(path).iter_batches(_READ_ROWS):
+    for read in pq.ParquetFile(path, pre_buffer=False).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
             batch = read.slice(start, _ENCODE_ROWS)
             keys = encoder.keys(batch.column("asset_id"))

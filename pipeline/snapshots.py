@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import PipelineError
 
 # A reader that goes by batches then holds a part of the file, not all of it.
-ROW_GROUP_ROWS = 65_536
+ROW_GROUP_ROWS = 16_384
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
