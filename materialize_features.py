@@ -2,10 +2,14 @@
 """Materialize the features of dCMMS: extract as of one instant, keep snapshots, publish the newest values."""
 
 import math
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,13 +31,17 @@ Examples:
   python materialize_features.py status                       the last runs and the age of each view
 
 \b
-Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 wrong options; 75 another run is busy;
-124 --timeout; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 nothing failed, but the quality gate
+rejected a view; 64 wrong options; 75 another run is busy; 124 --timeout; 130 Ctrl-C; 143 SIGTERM.
 """
 
 
 class DefaultCommandGroup(click.Group):
     """A group whose options without a command belong to `run`, and whose commands stop cleanly."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with usage_errors():
+            return super().make_context(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
@@ -44,7 +52,8 @@ class DefaultCommandGroup(click.Group):
         logs.choose_format("text")
         with stoppable(say):
             try:
-                return super().invoke(ctx)
+                with usage_errors():
+                    return super().invoke(ctx)
             except click.ClickException as error:
                 if not logs.are_json():
                     raise
@@ -57,6 +66,16 @@ class DefaultCommandGroup(click.Group):
                     raise
                 logs.logger.exception("unexpected error")
                 ctx.exit(1)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Let wrong options end with EX_USAGE: click's 2 is that of a rejected view."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.exit_code = os.EX_USAGE
+        raise
 
 
 def say(message: str) -> None:
@@ -152,6 +171,7 @@ wait_option = click.option(
     help="How to publish: redis writes Redis's bytes itself; feast is Feast's own, for every online store.",
 )
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@click.option("--accept-drop", is_flag=True, help="Let views have fewer rows and known values than before.")
 @wait_option
 @click.option(
     "--metrics-file",
@@ -167,6 +187,7 @@ def run(
     no_online: bool,
     engine: str,
     dry_run: bool,
+    accept_drop: bool,
     wait: float | None,
     metrics_file: Path | None,
     quiet: bool,
@@ -176,19 +197,22 @@ def run(
     from pipeline.config import load_settings
     from pipeline.console import Console
     from pipeline.job import run_job
-    from pipeline.run import materialize
+    from pipeline.run import exit_code, materialize
 
     console = Console(views, quiet=quiet)
     try:
         with console.progress() as progress:
             if dry_run:
-                results = materialize(load_settings(), as_of, views, dry_run=True, progress=progress)
+                results = materialize(
+                    load_settings(), as_of, views, dry_run=True, accept_drop=accept_drop, progress=progress
+                )
             else:
                 results = run_job(
                     as_of,
                     views,
                     push=not no_online,
                     engine=engine,
+                    accept_drop=accept_drop,
                     wait=wait,
                     metrics_file=metrics_file,
                     progress=progress,
@@ -196,8 +220,8 @@ def run(
     except PipelineError as error:
         raise failure(error) from None
     console.summary(results, as_of)
-    if any(result.error for result in results):
-        sys.exit(1)
+    if code := exit_code(results):
+        sys.exit(code)
 
 
 def parse_instant(_ctx: click.Context, param: click.Parameter, text: str | None) -> datetime | None:
@@ -252,6 +276,7 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
     from pipeline.backfill import instants_between
     from pipeline.config import load_settings
     from pipeline.console import Console
+    from pipeline.run import REJECTED
 
     console = Console(views, quiet=quiet)
     try:
@@ -265,6 +290,8 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
         f"{result.written} instants written, {result.present} already there: "
         f"{result.rows:,} rows, {result.bytes:,} bytes"
     )
+    if result.rejected:
+        sys.exit(REJECTED)
 
 
 TRAINING_EXAMPLES = """

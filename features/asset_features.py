@@ -7,7 +7,7 @@ from feast.types import Float32, Float64, Int32, String
 
 from data_sources import asset_snapshots
 from entities import asset
-from features.fields import ALL_TIME, ASSET_ID, AT_T, feature
+from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, feature
 
 asset_features = FeatureView(
     name="asset_features",
@@ -19,11 +19,25 @@ asset_features = FeatureView(
     tags={"sql": "features/asset_features.sql", "engine": "postgresql"},
     schema=[
         ASSET_ID,
-        feature("tenant_id", String, "text", "Owner of the asset: tenants.id as lower-case text", window=AT_T),
-        feature("site_id", String, "text", "Site of the asset: sites.id as lower-case text", window=AT_T),
-        feature("asset_type", String, "text", "Kind of equipment: inverter, turbine, transformer, ...", window=AT_T),
         feature(
-            "asset_status", String, "text", "Operational status; NULL where the asset's row changed later", window=AT_T
+            "tenant_id", String, "text", "Owner of the asset: tenants.id as lower-case text", window=AT_T, null=NEVER
+        ),
+        feature("site_id", String, "text", "Site of the asset: sites.id as lower-case text", window=AT_T, null=NEVER),
+        feature(
+            "asset_type",
+            String,
+            "text",
+            "Kind of equipment: inverter, turbine, transformer, ...",
+            window=AT_T,
+            null=NEVER,
+        ),
+        feature(
+            "asset_status",
+            String,
+            "text",
+            "Operational status; NULL where the asset's row changed later",
+            window=AT_T,
+            null=COMES_AND_GOES,
         ),
         feature(
             "asset_age_months",
@@ -63,6 +77,7 @@ asset_features = FeatureView(
             "points of 100",
             "Recorded score of the last 7 d, else dCMMS's scoring rules",
             window="7 d, 30 d, all time",
+            null=NEVER,
         ),
         feature("recent_alarms_30d", Int32, "count", "Alerts triggered in the last 30 d"),
         feature("recent_critical_alarms_30d", Int32, "count", "Critical alerts triggered in the last 30 d"),
@@ -72,6 +87,7 @@ asset_features = FeatureView(
             "kW",
             "Rated power; NULL where no readable figure is recorded",
             window=AT_T,
+            above=0,
         ),
         feature("manufacturer", String, "text", "Manufacturer; NULL if empty", window=AT_T),
         feature("model", String, "text", "Model; NULL if empty", window=AT_T),

@@ -1,6 +1,8 @@
-"""How a feature is declared: name, type, unit, window and meaning in one line."""
+"""How a feature is declared: name, type, unit, window, allowed values and meaning in one line."""
 
+import math
 import re
+from typing import NamedTuple
 
 from feast import Field
 from feast.types import FeastType, String
@@ -8,19 +10,74 @@ from feast.types import FeastType, String
 AT_T = "at T"
 ALL_TIME = "all time"
 
+# When a feature may be NULL. The quality gate refuses the first and a sudden rise of the second; the third depends on
+# what happened lately: a month without work orders has no mean completion time.
+NEVER = "never"
+UNKNOWN = "unknown"
+COMES_AND_GOES = "comes and goes"
 
-def feature(name: str, dtype: FeastType, unit: str, meaning: str, window: str | None = None) -> Field:
+# Units whose values are never negative, and the largest value where there is one.
+_LARGEST = {"count": None, "days": None, "months": None, "hours": None, "percent": 100, "points of 100": 100}
+
+
+class Range(NamedTuple):
+    """The values that a feature may have: finite ones from `lowest` to `highest`, with or without `lowest` itself."""
+
+    lowest: float
+    highest: float
+    with_lowest: bool
+
+    def __str__(self) -> str:
+        """Return the interval as mathematics writes it, such as [0, 100], (0, inf) or (-inf, inf)."""
+        opening, closing = "[" if self.with_lowest else "(", ")" if math.isinf(self.highest) else "]"
+        return f"{opening}{self.lowest:g}, {self.highest:g}{closing}"
+
+
+def feature(
+    name: str,
+    dtype: FeastType,
+    unit: str,
+    meaning: str,
+    window: str | None = None,
+    *,
+    null: str | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> Field:
     """Return the field of one feature; its description is the meaning with the unit in brackets, its tags the rest.
 
     `unit` is "1" for a plain number between 0 and 1 or a ratio, "text" for a category, "count" for a number of things.
     `window` is how far before the as-of instant T the facts reach; a name that ends in `_30d` says it itself. Raises
     `ValueError` where neither does.
+
+    `null` is `NEVER`, `UNKNOWN` or `COMES_AND_GOES`, by default never for a count and unknown for anything else.
+    `at_least`, `above` and `at_most` bound the values; durations and counts are not negative, percents and points end
+    at 100 without saying so. A bound belongs here only if every value that the definition can give lies within it.
     """
+    if unit in _LARGEST:
+        at_least, at_most = at_least or 0, at_most or _LARGEST[unit]
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     return Field(
         name=name,
         dtype=dtype,
         description=f"{meaning} [{unit}]",
-        tags={"unit": unit, "window": window or _window_in(name)},
+        tags={
+            "unit": unit,
+            "window": window or _window_in(name),
+            "null": null or (NEVER if unit == "count" else UNKNOWN),
+            **{bound: f"{value:g}" for bound, value in bounds.items() if value is not None},
+        },
+    )
+
+
+def range_of(field: Field) -> Range:
+    """Return the values that the tags of a numeric feature allow."""
+    tags = field.tags
+    return Range(
+        lowest=float(tags.get("at_least", tags.get("above", "-inf"))),
+        highest=float(tags.get("at_most", "inf")),
+        with_lowest="at_least" in tags,
     )
 
 

@@ -7,7 +7,7 @@ from feast.types import Float32, Float64, Int32
 
 from data_sources import telemetry_snapshots
 from entities import asset
-from features.fields import ASSET_ID, feature
+from features.fields import ASSET_ID, NEVER, UNKNOWN, feature
 
 telemetry_features = FeatureView(
     name="telemetry_features",
@@ -17,27 +17,28 @@ telemetry_features = FeatureView(
     description="Measurements of every existing asset with telemetry in the last 90 d, weighted by samples.",
     owner="ml-platform@dcmms.example",
     tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse"},
+    # Measurements have no range: a sensor that breaks reports -999, and one of them must not hold back a fleet.
     schema=[
         ASSET_ID,
         feature("rolling_avg_power_7d", Float32, "kW", "Mean power over 7 d"),
-        feature("rolling_std_power_7d", Float32, "kW", "Standard deviation of power over 7 d"),
+        feature("rolling_std_power_7d", Float32, "kW", "Standard deviation of power over 7 d", at_least=0),
         feature("rolling_min_power_7d", Float32, "kW", "Lowest power in 7 d"),
         feature("rolling_max_power_7d", Float32, "kW", "Highest power in 7 d"),
         feature("rolling_avg_power_30d", Float32, "kW", "Mean power over 30 d"),
-        feature("rolling_std_power_30d", Float32, "kW", "Standard deviation of power over 30 d"),
+        feature("rolling_std_power_30d", Float32, "kW", "Standard deviation of power over 30 d", at_least=0),
         feature("rolling_avg_voltage_7d", Float32, "V", "Mean voltage over 7 d"),
-        feature("rolling_std_voltage_7d", Float32, "V", "Standard deviation of voltage over 7 d"),
+        feature("rolling_std_voltage_7d", Float32, "V", "Standard deviation of voltage over 7 d", at_least=0),
         feature("rolling_min_voltage_7d", Float32, "V", "Lowest voltage in 7 d"),
         feature("rolling_max_voltage_7d", Float32, "V", "Highest voltage in 7 d"),
         feature("rolling_avg_current_7d", Float32, "A", "Mean current over 7 d"),
-        feature("rolling_std_current_7d", Float32, "A", "Standard deviation of current over 7 d"),
+        feature("rolling_std_current_7d", Float32, "A", "Standard deviation of current over 7 d", at_least=0),
         feature("rolling_avg_temperature_7d", Float32, "°C", "Mean temperature over 7 d"),
-        feature("rolling_std_temperature_7d", Float32, "°C", "Standard deviation of temperature over 7 d"),
+        feature("rolling_std_temperature_7d", Float32, "°C", "Standard deviation of temperature over 7 d", at_least=0),
         feature("rolling_max_temperature_7d", Float32, "°C", "Highest temperature in 7 d"),
         feature("rolling_avg_frequency_7d", Float32, "Hz", "Mean grid frequency over 7 d"),
-        feature("rolling_std_frequency_7d", Float32, "Hz", "Standard deviation of grid frequency over 7 d"),
-        feature("anomaly_count_7d", Int32, "count", "Anomalies over all metrics in 7 d"),
-        feature("anomaly_count_30d", Int32, "count", "Anomalies over all metrics in 30 d"),
+        feature("rolling_std_frequency_7d", Float32, "Hz", "Standard deviation of grid frequency over 7 d", at_least=0),
+        feature("anomaly_count_7d", Int32, "count", "Anomalies over all metrics in 7 d", null=UNKNOWN),
+        feature("anomaly_count_30d", Int32, "count", "Anomalies over all metrics in 30 d", null=UNKNOWN),
         feature("anomaly_count_90d", Int32, "count", "Anomalies over all metrics in 90 d"),
         feature(
             "total_generation_kwh_7d",
@@ -54,20 +55,38 @@ telemetry_features = FeatureView(
         feature("avg_daily_generation_kwh", Float32, "kWh/d", "Energy of 30 d per 24 h with power data", window="30 d"),
         feature("capacity_factor_7d", Float32, "1", "Energy of 7 d over rated power times hours with power data"),
         feature("capacity_factor_30d", Float32, "1", "Energy of 30 d over rated power times hours with power data"),
-        feature("availability_7d", Float32, "1", "Share of the site's productive time of 7 d in which it produced"),
+        feature(
+            "availability_7d",
+            Float32,
+            "1",
+            "Share of the site's productive time of 7 d in which it produced",
+            at_least=0,
+            at_most=1,
+        ),
         feature(
             "availability_30d",
             Float32,
             "1",
             "Share of the site's productive time of 30 d in which it produced",
+            at_least=0,
+            at_most=1,
         ),
-        feature("telemetry_coverage_7d", Float32, "1", "Share of the buckets of 7 d that hold power data"),
+        feature(
+            "telemetry_coverage_7d",
+            Float32,
+            "1",
+            "Share of the buckets of 7 d that hold power data",
+            at_least=0,
+            at_most=1,
+        ),
         feature(
             "hours_since_last_telemetry",
             Float32,
             "hours",
             "Time since the newest bucket of any metric ended",
             window="90 d",
+            null=NEVER,
+            at_most=90 * 24,
         ),
     ],
 )

@@ -7,7 +7,7 @@ from feast.types import Float32, Int32
 
 from data_sources import work_order_snapshots
 from entities import asset
-from features.fields import ALL_TIME, ASSET_ID, feature
+from features.fields import ALL_TIME, ASSET_ID, COMES_AND_GOES, feature
 
 work_order_features = FeatureView(
     name="work_order_features",
@@ -35,6 +35,7 @@ work_order_features = FeatureView(
             Float32,
             "hours",
             "Mean creation-to-completion time of those completed in 30 d",
+            null=COMES_AND_GOES,
         ),
         feature("overdue_wo_count_30d", Int32, "count", "Work orders due in the last 30 d and not completed"),
         feature(
@@ -42,6 +43,7 @@ work_order_features = FeatureView(
             Float32,
             "percent",
             "Share of those created in the last 30 d that are completed",
+            null=COMES_AND_GOES,
         ),
         feature(
             "critical_wo_count_30d",
@@ -61,12 +63,18 @@ work_order_features = FeatureView(
             "ratio",
             "Daily rate of 30 d over daily rate of 90 d; 1 is steady",
             window="30 d, 90 d",
+            null=COMES_AND_GOES,
+            at_least=0,
+            at_most=3,
         ),
         feature(
             "corrective_wo_ratio_30d",
             Float32,
             "ratio",
             "Corrective share of the work orders created in the last 30 d",
+            null=COMES_AND_GOES,
+            at_least=0,
+            at_most=1,
         ),
         feature(
             "repeat_failure_count_90d",

@@ -10,12 +10,13 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import extract
+from pipeline import extract, quality
 from pipeline.bucket_width import check_bucket_width
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.postgres import open_postgres
+from pipeline.quarantine import in_words, quarantine_path, set_aside
 from pipeline.schemas import TIMESTAMP
 from pipeline.snapshots import snapshot_path, write_snapshot
 from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
@@ -26,6 +27,8 @@ DAY = timedelta(days=1)
 # Reading a chunk takes in the 90 d before its first instant besides the days that it spans: longer chunks read less,
 # and hold the rows of more instants in memory.
 CHUNK_DAYS = 60
+# The quality gate takes its time per call: so many rows of a view, of several instants, go through it together.
+GATE_ROWS = 100_000
 
 # Told the instants done so far and the instants in all, whenever that changes.
 Progress = Callable[[int, int], None]
@@ -33,12 +36,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class BackfillResult:
-    """What a backfill did: instants written and already there, and the instants without any asset or telemetry."""
+    """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
+
+    `rejected` is the number of snapshots that the quality gate has kept out.
+    """
 
     written: int = 0
     present: int = 0
     rows: int = 0
     bytes: int = 0
+    rejected: int = 0
     empty: dict[str, list[datetime]] = field(default_factory=dict)
 
 
@@ -72,8 +79,10 @@ def backfill(
 ) -> BackfillResult:
     """Write the snapshot of each view at each instant, equal to what a run at that instant writes; none is published.
 
-    Snapshots that are there already are kept, unless `overwrite`. An interruption leaves whole snapshots only, and
-    the next backfill does the rest. Raises `PipelineError` where a database fails.
+    Snapshots that are there already are kept, unless `overwrite`. A snapshot with rows that break a rule of the quality
+    gate is left out, and they go into quarantine; none is compared with the one before: history has its gaps. An
+    interruption leaves whole snapshots only, and the next backfill does the rest. Raises `PipelineError` where a
+    database fails.
     """
     result = BackfillResult(empty={view: [] for view in views})
     wanted = [
@@ -98,10 +107,13 @@ def backfill(
                 tables[TELEMETRY] = extract.read_telemetry(clickhouse, chunk, settings.bucket_seconds)
             if WORK_ORDERS in views:
                 tables[WORK_ORDERS] = extract.read_postgres(postgres, WORK_ORDERS, chunk)
-            for instant in chunk:
-                _write_instant(settings, instant, views, tables, overwrite, result)
-                result.written += 1
-                progress(result.present + result.written, len(instants))
+            for group in _gate_groups(chunk, max(table.num_rows for table in tables.values())):
+                made = {instant: _snapshots_of(settings, instant, views, tables, overwrite) for instant in group}
+                unsound = _unsound_views(made)
+                for instant, snapshots in made.items():
+                    _write_instant(settings, instant, snapshots, unsound, result)
+                    result.written += 1
+                    progress(result.present + result.written, len(instants))
     for view, empty in result.empty.items():
         if empty:
             logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
@@ -124,28 +136,55 @@ def _time_of_day(instant: datetime) -> timedelta:
     return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
-def _write_instant(
-    settings: Settings,
-    instant: datetime,
-    views: Sequence[str],
-    tables: dict[str, pa.Table],
-    overwrite: bool,
-    result: BackfillResult,
-) -> None:
-    """Write the snapshots of one instant out of the rows of its chunk."""
+def _gate_groups(chunk: Sequence[datetime], rows: int) -> Iterator[Sequence[datetime]]:
+    """Yield the instants of a chunk with `rows` rows in groups of some `GATE_ROWS`, in order."""
+    size = max(1, GATE_ROWS * len(chunk) // max(rows, 1))
+    return (chunk[start : start + size] for start in range(0, len(chunk), size))
+
+
+def _snapshots_of(
+    settings: Settings, instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], overwrite: bool
+) -> dict[str, pa.Table]:
+    """Return the snapshots of one instant that are to be written, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
     complete = {
         ASSETS: lambda: extract.complete_asset_features(rows[ASSETS], rows[TELEMETRY]),
         TELEMETRY: lambda: extract.complete_telemetry_features(rows[TELEMETRY], rows[ASSETS]),
         WORK_ORDERS: lambda: rows[WORK_ORDERS],
     }
-    for view in views:
-        path = snapshot_path(settings.feature_data_dir, view, instant)
-        if path.exists() and not overwrite:
+    return {
+        view: extract.as_snapshot(view, complete[view](), datetime.now(UTC))
+        for view in views
+        if overwrite or not snapshot_path(settings.feature_data_dir, view, instant).exists()
+    }
+
+
+def _unsound_views(made: dict[datetime, dict[str, pa.Table]]) -> set[str]:
+    """Return the views with rows, of whichever instant, that break a rule of the quality gate."""
+    views = {view for snapshots in made.values() for view in snapshots}
+    together = {
+        view: pa.concat_tables(snapshots[view] for snapshots in made.values() if view in snapshots) for view in views
+    }
+    return {view for view, rows in together.items() if quality.broken_rows(view, rows, list(made))}
+
+
+def _write_instant(
+    settings: Settings,
+    instant: datetime,
+    snapshots: dict[str, pa.Table],
+    unsound: set[str],
+    result: BackfillResult,
+) -> None:
+    """Write the snapshots of one instant, but for those of the `unsound` views that break a rule themselves."""
+    for view, snapshot in snapshots.items():
+        if view in unsound and (broken := quality.broken_rows(view, snapshot, [instant])):
+            path = quarantine_path(settings.feature_data_dir, view, instant)
+            set_aside(snapshot, broken, path)
+            logger.error("%s as of %s: %s", view, instant.isoformat(), in_words(snapshot, broken, path))
+            result.rejected += 1
             continue
-        snapshot = extract.as_snapshot(view, complete[view](), datetime.now(UTC))
         result.rows += snapshot.num_rows
-        result.bytes += write_snapshot(snapshot, path)
+        result.bytes += write_snapshot(snapshot, snapshot_path(settings.feature_data_dir, view, instant))
         if not snapshot.num_rows:
             result.empty[view].append(instant)
 

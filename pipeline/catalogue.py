@@ -2,6 +2,7 @@
 
 from feast import FeatureService, FeatureView, Field
 
+from features.fields import range_of
 from features.services import predictive_maintenance_v1
 from pipeline.schemas import VIEWS
 from pipeline.training import LABEL, LABEL_SQL
@@ -13,6 +14,10 @@ _HEAD = """\
 
 Every feature is known as of one instant T, from facts at or before T. A window of 7 d is (T - 7 d, T]; "at T" is the
 state then, "all time" everything so far. NULL is unknown, 0 is a measured zero. The unit "1" is a plain number.
+
+The quality gate holds every snapshot to the columns NULL and range. "never": each row has a value; "unknown": NULL must
+not spread to many more rows than before; "comes and goes": it may. Numbers are finite and in the range where there is
+one. What sensors measure has none: a broken one must not hold back a fleet.
 """
 
 _LABEL = f"""\
@@ -41,7 +46,8 @@ def catalogue() -> str:
 
 
 def _view_section(view: FeatureView) -> str:
-    rows = [("feature", "type", "unit", "window", "meaning"), ("---",) * 5, *(_feature_row(f) for f in view.features)]
+    headings = ("feature", "type", "unit", "window", "NULL", "range", "meaning")
+    rows = [headings, ("---",) * len(headings), *(_feature_row(f) for f in view.features)]
     facts = [
         f"{len(view.features)} features",
         f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
@@ -55,7 +61,9 @@ def _view_section(view: FeatureView) -> str:
 def _feature_row(field: Field) -> tuple[str, ...]:
     unit = field.tags["unit"]
     meaning = field.description.removesuffix(f" [{unit}]")
-    return f"`{field.name}`", str(field.dtype), unit, field.tags["window"], meaning
+    tags = field.tags
+    allowed = str(range_of(field)) if tags.keys() & {"at_least", "above", "at_most"} else ""
+    return f"`{field.name}`", str(field.dtype), unit, tags["window"], tags["null"], allowed, meaning
 
 
 def _table_row(cells: tuple[str, ...]) -> str:

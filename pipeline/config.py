@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     feature_data_dir: Path = Path("data")
     statement_timeout_seconds: int = Field(900, ge=1)
     schedule_minutes: int = Field(60, ge=1)
+    quality_max_drop: float = Field(0.2, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":

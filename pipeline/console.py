@@ -107,14 +107,16 @@ class Console:
             return
         table = Table(title=f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC", box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("view", no_wrap=True)
-        for heading in ("rows", "seconds", "newest source (UTC)", "bytes"):
+        any_rejected = any(result.rejected for result in results)
+        headings = ("rows", *(["rejected"] if any_rejected else []), "seconds", "newest source (UTC)", "bytes")
+        for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("outcome")
         for result in results:
             newest = f"{result.newest_source:%Y-%m-%d %H:%M:%S}" if result.newest_source else "-"
-            table.add_row(
-                result.view, f"{result.rows:,}", f"{result.seconds:.1f}", newest, f"{result.bytes:,}", result.outcome
-            )
+            rejected = [f"{result.rejected:,}"] if any_rejected else []
+            figures = [f"{result.rows:,}", *rejected, f"{result.seconds:.1f}", newest, f"{result.bytes:,}"]
+            table.add_row(result.view, *figures, result.outcome)
         self._output.print(table)
 
     def consistency(self, features: list[Consistency]) -> None:

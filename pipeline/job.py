@@ -27,15 +27,16 @@ def run_job(
     *,
     push: bool = True,
     engine: str = ENGINE_REDIS,
+    accept_drop: bool = False,
     wait: float | None = None,
     metrics_file: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[ViewResult]:
     """Materialize `views` as of `as_of`, alone in the project, and return a result each.
 
-    `engine` is as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is published, and a registry
-    out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError` where no view could even
-    be tried.
+    `engine` and `accept_drop` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
+    published, and a registry out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError`
+    where no view could even be tried.
     """
     run = Run(as_of, views)
     logs.tag(run_id=run.run_id)
@@ -53,6 +54,7 @@ def run_job(
                 views,
                 store=store if push else None,
                 engine=engine,
+                accept_drop=accept_drop,
                 lock=lock,
                 progress=progress,
                 results=run.results,

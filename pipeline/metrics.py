@@ -17,12 +17,13 @@ from prometheus_client import CollectorRegistry, Enum, Gauge, write_to_textfile
 from pipeline.errors import PipelineError
 from pipeline.feast_store import open_feature_store
 from pipeline.ledger import INTERRUPTED, Ledger, Publication, Run
+from pipeline.run import exit_code
 from pipeline.stop import Stopped, at_stop
 from pipeline.views import VIEW_NAMES
 
 logger = logging.getLogger(__name__)
 
-VIEW_OUTCOMES = ["online", "snapshot only", "nothing written", "failed"]
+VIEW_OUTCOMES = ["online", "snapshot only", "nothing written", "rejected", "failed"]
 _PREFIX = "feature_store"
 
 
@@ -41,7 +42,7 @@ def measured(run: Run, path: Path | None) -> Iterator[None]:
     with at_stop(lambda stopped: write(replace(run, exit_code=stopped.exit_code, outcome=INTERRUPTED))):
         try:
             yield
-            run.exit_code = exit_code(run)
+            run.exit_code = exit_code([run.results[view] for view in run.views])
         except (PipelineError, Stopped) as error:
             run.exit_code = error.exit_code
             raise
@@ -50,11 +51,6 @@ def measured(run: Run, path: Path | None) -> Iterator[None]:
             raise
         finally:
             write(run)
-
-
-def exit_code(run: Run) -> int:
-    """Return what the command returns for `run`: 0 where everything that was asked is done, otherwise 1."""
-    return int(any(run.results[view].error for view in run.views))
 
 
 def _write(run: Run, seconds: float, path: Path) -> None:

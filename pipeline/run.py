@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from pipeline import extract, online, verify
+from pipeline import extract, online, quality, verify
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.feast_store import registered_view
 from pipeline.lock import RunLock
 from pipeline.postgres import open_postgres
+from pipeline.quarantine import in_words, quarantine_path, set_aside
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # How many entities of each view are read back through Feast after publishing.
 VERIFIED_ENTITIES = 100
+
+# The exit code where views were rejected and nothing else went wrong.
+REJECTED = 2
 
 # Told a view, what is being done with it, and a share of that between 0 and 1.
 Progress = Callable[[str, str, float], None]
@@ -35,8 +39,8 @@ Progress = Callable[[str, str, float], None]
 class ViewResult:
     """What became of one view: `error` is None when all that was asked for it is done.
 
-    `rejected` counts the rows left out, `seconds` is the time spent on it, `newest_source` the newest fact that a row
-    rests on, `bytes` the size of its snapshot, `published` whether it is online now.
+    `rejected` counts the rows that the quality gate has set aside, `seconds` is the time spent on it, `newest_source`
+    the newest fact that a row rests on, `bytes` the size of its snapshot, `published` whether it is online now.
     """
 
     view: str
@@ -52,7 +56,7 @@ class ViewResult:
     def outcome(self) -> str:
         """What became of it, in a word or two."""
         if self.error:
-            return "failed"
+            return "rejected" if self.rejected else "failed"
         if self.published:
             return "online"
         return "snapshot only" if self.bytes else "nothing written"
@@ -68,6 +72,12 @@ class ViewResult:
         return fields
 
 
+def exit_code(results: Iterable[ViewResult]) -> int:
+    """Return what the command returns: 0 if all is done, `REJECTED` if views were rejected and none failed, else 1."""
+    failed = [result for result in results if result.error]
+    return 0 if not failed else REJECTED if all(result.rejected for result in failed) else 1
+
+
 def materialize(
     settings: Settings,
     as_of: datetime,
@@ -76,19 +86,22 @@ def materialize(
     store: FeatureStore | None = None,
     engine: str = ENGINE_REDIS,
     dry_run: bool = False,
+    accept_drop: bool = False,
     lock: RunLock | None = None,
     progress: Progress = lambda *_: None,
     results: dict[str, ViewResult] | None = None,
 ) -> list[ViewResult]:
     """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
-    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. Without
-    `store` nothing is published, with `dry_run` nothing is written. Nothing is published either once `lock` is lost.
-    `engine`, one of `pipeline.views.ENGINES`, does the publishing. A dictionary given as `results` holds the results of
-    now at any time.
+    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
+    one that the quality gate rejects, whose `rejected` rows go into quarantine; with `accept_drop` it may have fewer
+    rows and known values than before. Without `store` nothing is published, with `dry_run` nothing is written. Nothing
+    is published either once `lock` is lost. `engine`, one of `pipeline.views.ENGINES`, does the publishing. A
+    dictionary given as `results` holds the results of now at any time.
     """
     run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     run.read()
+    run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
     if not dry_run:
         run.keep(store)
     return [run.results[view] for view in views]
@@ -137,6 +150,15 @@ class _Run:
                 result.rows = table.num_rows
                 result.newest_source = pc.max(table["newest_source_at"]).as_py()
                 self.snapshots[view] = extract.as_snapshot(view, table, created)
+
+    def check(self, *, accept_drop: bool, keep_rejected: bool) -> None:
+        """Take back the snapshots that break a rule of the quality gate, and set the rows aside that do.
+
+        Each view is judged by its own rows. What others take from it, anomaly counts and rated powers, the SQL bounds.
+        """
+        for view in list(self.snapshots):
+            with self._step(view, "checking"):
+                self._check(view, accept_drop, keep_rejected)
 
     def keep(self, store: FeatureStore | None) -> None:
         """Write the snapshots and, with `store`, publish those that are the newest of their view."""
@@ -203,6 +225,20 @@ class _Run:
                 "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
             )
         return known
+
+    def _check(self, view: str, accept_drop: bool, keep_rejected: bool) -> None:
+        snapshot, data_dir = self.snapshots[view], self.settings.feature_data_dir
+        broken = quality.broken_rows(view, snapshot, [self.as_of])
+        if not broken and ASSETS in self.raw:
+            broken = quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])
+        if not broken and not accept_drop:
+            broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)
+        if not broken:
+            return
+        del self.snapshots[view]
+        path = quarantine_path(data_dir, view, self.as_of) if keep_rejected else None
+        self.results[view].rejected = set_aside(snapshot, broken, path)
+        raise PipelineError(in_words(snapshot, broken, path))
 
     def _write(self, view: str, store: FeatureStore | None) -> None:
         if store:  # first of all: a view that is not registered cannot be published

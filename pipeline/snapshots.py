@@ -3,26 +3,24 @@
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format.
 """
 
-import os
-import tempfile
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import PipelineError
-
-# A reader that goes by batches then holds a part of the file, not all of it.
-ROW_GROUP_ROWS = 16_384
+from pipeline.parquet import write_parquet
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     """Return where the snapshot of `view` as of the instant `as_of` is kept."""
+    return data_dir / view / f"snapshot_date={as_of.astimezone(UTC):%Y-%m-%d}" / file_name(as_of)
+
+
+def file_name(as_of: datetime) -> str:
+    """Return the name of a file that holds rows as of the instant `as_of`."""
     utc = as_of.astimezone(UTC)
-    name = f"{utc:%Y%m%dT%H%M%S}" + (f".{utc.microsecond:06d}" if utc.microsecond else "") + "Z"
-    return data_dir / view / f"snapshot_date={utc:%Y-%m-%d}" / f"{name}.parquet"
+    return f"{utc:%Y%m%dT%H%M%S}" + (f".{utc.microsecond:06d}" if utc.microsecond else "") + "Z.parquet"
 
 
 def snapshot_instant(path: Path) -> datetime:
@@ -34,32 +32,9 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
     A file that holds the same rows stays as it is, and with it the time at which they were first `created`.
-    The file is written and synced beside its place under a name that no reader looks for, then renamed. Raises
-    `PipelineError` where the folder cannot be written; the previous file then still stands.
+    Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
-    temporary = None
-    if _holds(path, table):
-        return path.stat().st_size
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise PipelineError(
-            f"Snapshot {path} cannot be written: {error.strerror or error}. "
-            "Check FEATURE_DATA_DIR, its rights and its space."
-        ) from error
-    finally:
-        if temporary:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-    return path.stat().st_size
+    return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
 
 
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
@@ -92,12 +67,3 @@ def _holds(path: Path, table: pa.Table) -> bool:
 def _order(path: Path) -> str:
     """Return a key that sorts snapshots by instant: `20260101T000000Z` before `20260101T000000.5Z`."""
     return path.stem.removesuffix("Z")
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

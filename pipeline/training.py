@@ -5,7 +5,6 @@ An entity frame names the rows (asset and instant), PostgreSQL says which of the
 """
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from pipeline.config import REPOSITORY, Settings
 from pipeline.errors import PipelineError, first_line
 from pipeline.feast_store import open_feature_store, registered_view
+from pipeline.parquet import write_parquet
 from pipeline.postgres import PostgresSource, open_postgres
 from pipeline.schemas import TIMESTAMP, snapshot_schema
 
@@ -353,7 +353,7 @@ def write_training_set(
             labelled = failure_labels(source, frame)
         logger.info("features: joining %s rows", f"{labelled.num_rows:,}")
         table = training_set(store, labelled, live_snapshots=live_snapshots)
-    _write_whole(table, output)
+    write_parquet(table, output)
     return TrainingSetSummary(
         rows=table.num_rows,
         assets=pc.count_distinct(table["asset_id"]).as_py(),
@@ -362,18 +362,6 @@ def write_training_set(
         features=table.num_columns - len(_LABELLED_SCHEMA),
         seconds=time.monotonic() - began,
     )
-
-
-def _write_whole(table: pa.Table, path: Path) -> None:
-    """Write `table` to `path` by way of a hidden file beside it: what was there stays until the new one is complete."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be written: {error.strerror or error}. Check its folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_frame(path: Path) -> pa.Table:

@@ -27,7 +27,10 @@ def test_catalogue_has_every_feature_under_its_view(view, field: Field) -> None:
     section = COMMITTED.split(f"\n## {view.name}\n")[1].split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith(f"| `{field.name}` |")]
     meaning, unit = re.fullmatch(r"(.+) \[(.+)\]", field.description).groups()
-    assert cells == [[f"`{field.name}`", str(field.dtype), unit, field.tags["window"], meaning]]
+    kind, window, null = str(field.dtype), field.tags["window"], field.tags["null"]
+    assert [row[:5] + row[6:] for row in cells] == [[f"`{field.name}`", kind, unit, window, null, meaning]]
+    bounds = [field.tags[bound] for bound in ("at_least", "above", "at_most") if bound in field.tags]
+    assert re.findall(r"[\d.]+", cells[0][5]) == bounds
     assert f"]({'../' + view.tags['sql']})" in section
 
 

@@ -1,9 +1,11 @@
 """Training sets: the frame, the label at every edge, Feast's join by an independent one, and the command."""
 
+import os
 from collections.abc import Iterator
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -400,7 +402,7 @@ def test_bad_input_gives_one_line_and_no_file(
 @pytest.mark.parametrize("arguments", [(), ("--start", "2026-01-01"), (*RANGE, "--entities", "rows.parquet")])
 def test_rows_come_from_a_range_or_a_file(arguments: tuple[str, ...]) -> None:
     result = invoke("--output", "training.parquet", *arguments)
-    assert result.exit_code == 2
+    assert result.exit_code == os.EX_USAGE
     assert "Give --start and --end, or --entities." in result.stderr
 
 
@@ -415,13 +417,13 @@ def test_an_older_training_set_survives_a_failure(fleet: Dcmms, tmp_path: Path) 
 
 @pytest.mark.usefixtures("fleet")
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_half(table: pa.Table, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
+    def write_half(table: pa.Table, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     output = tmp_path / "folder" / "training.parquet"
     output.parent.mkdir()
-    monkeypatch.setattr("pipeline.training.pq.write_table", write_half)
+    monkeypatch.setattr("pipeline.parquet.pq.write_table", write_half)
     result = invoke(*RANGE, "--output", output)
     assert result.exit_code == 1
     assert "training.parquet cannot be written: No space left on device" in result.stderr

@@ -1,0 +1,46 @@
+"""Writing a Parquet file so that no reader ever sees half of it."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import PipelineError
+
+# A reader that goes by batches then holds a part of the file, not all of it.
+ROW_GROUP_ROWS = 16_384
+
+
+def write_parquet(table: pa.Table, path: Path) -> int:
+    """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
+
+    The file is written and synced beside its place under a name that no reader looks for, then renamed. Raises
+    `PipelineError` where the folder cannot be made or written; what was there then still stands.
+    """
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+        return path.stat().st_size
+    except OSError as error:
+        raise PipelineError(
+            f"{path} cannot be written: {error.strerror or error}. Check the folder, its rights and its space."
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
