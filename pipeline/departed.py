@@ -15,34 +15,49 @@ _SCAN_COUNT = 10_000
 
 
 def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
-    """Yield the sorted ids of entities in a snapshot of `earlier` that are not in `newest`, a batch at a time."""
+    """Yield the ids of entities in a snapshot of `earlier` that are not in `newest`, a batch at a time."""
     for path in earlier:
         for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
             yield _absent(batch.column("asset_id"), newest)
 
 
 def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterator[pa.Array]:
-    """Yield the sorted ids of entities that have a key in Redis and are not in `newest`, by a scan of all keys."""
-    online = scan_ids(client, encoder)
-    for start in range(0, len(online), _BATCH_ROWS):
-        yield _absent(online.slice(start, _BATCH_ROWS), newest)
+    """Yield the ids of entities that have a key in Redis and are not in `newest`, by a scan of all keys.
+
+    An id may come twice, as SCAN may return a key twice.
+    """
+    batches, rows = [], 0
+    for ids in _scan(client, encoder):
+        batches.append(ids)
+        rows += len(ids)
+        if rows >= _BATCH_ROWS:
+            yield _absent(pa.concat_arrays(batches), newest)
+            batches, rows = [], 0
+    if batches:
+        yield _absent(pa.concat_arrays(batches), newest)
 
 
-def scan_ids(client: Redis, encoder: RowEncoder) -> pa.Array:
-    """Return the sorted ids of all entities that have a key in Redis, of whichever view."""
-    found, cursor = [], None
-    pattern = encoder.key_pattern
+def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
+    cursor = None
     while cursor != 0:
-        cursor, keys = client.scan(cursor or 0, match=pattern, count=_SCAN_COUNT)
-        found.append(encoder.ids(pa.array(keys, pa.binary())))
-    # SCAN may return a key twice
-    return pc.unique(pa.concat_arrays(found)).sort()
+        cursor, keys = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
+        yield encoder.ids(pa.array(keys, pa.binary()))
 
 
 def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:
-    """Return those of the sorted `ids` that `snapshot` does not have; it is read only where they could be."""
-    if not len(ids):
-        return ids
-    between = [("asset_id", ">=", ids[0].as_py()), ("asset_id", "<=", ids[-1].as_py())]
-    known = pq.read_table(snapshot, columns=["asset_id"], filters=between, partitioning=None, pre_buffer=False)["asset_id"]
-    return ids.filter(pc.invert(pc.is_in(ids, value_set=known.combine_chunks())))
+    """Return those of `ids` that `snapshot` does not have; only the row groups that may hold them are read."""
+    file = pq.ParquetFile(snapshot, pre_buffer=False)
+    groups = [group for group in range(file.num_row_groups) if _may_hold(file, group, ids)] if len(ids) else []
+    if groups:
+        for known in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=["asset_id"]):
+            ids = ids.filter(pc.invert(pc.is_in(ids, value_set=known.column("asset_id"))))
+    return ids
+
+
+def _may_hold(file: pq.ParquetFile, group: int, ids: pa.Array) -> bool:
+    column = file.schema_arrow.get_field_index("asset_id")
+    statistics = file.metadata.row_group(group).column(column).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    bounds = pc.min_max(ids)
+    return statistics.min <= bounds["max"].as_py() and bounds["min"].as_py() <= statistics.max
