@@ -1,12 +1,11 @@
 -- telemetry_features: how an asset has been running.
 --
--- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
--- source      ClickHouse of dCMMS: telemetry_aggregates
--- parameters  as_of: the last instant, in UTC; offsets: how many days (24 h) before it each wanted instant lies, 0 for
---             the last itself; bucket_seconds: the width of a bucket; sites: ids of the sites to read, none for all.
---             In clickhouse-client:
---                 --param_as_of='2026-01-01 00:00:00' --param_offsets='[0]' --param_bucket_seconds=3600
---                 --param_sites='[]'
+-- grain       one row per asset with at least one bucket in the 90 d before the as-of instant
+-- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once. Where some are stored twice, what
+--             features/telemetry_once.sql selects takes the place of the table, as a common table expression.
+-- parameters  as_of: the instant, in UTC; bucket_seconds: the width of a bucket; sites: ids of the sites to read, none
+--             for all. In clickhouse-client:
+--                 --param_as_of='2026-01-01 00:00:00' --param_bucket_seconds=3600 --param_sites='[]'
 -- completed   capacity_factor_*: energy over rated power (which PostgreSQL knows) and power_hours_*; assets that
 -- in Python   do not exist in PostgreSQL are dropped there
 -- owner       ml-platform@dcmms.example
@@ -21,332 +20,249 @@ with
 ['frequency_hz', 'grid_frequency_hz'] as frequency_names,
 arrayConcat(power_names, voltage_names, current_names, temperature_names, frequency_names) as all_names,
 
--- a bucket starts and ends at a whole second: the as-of instant, rounded down and up
+-- a bucket starts and ends at a whole second: windows start at or after the as-of instant rounded up, less their
+-- length, and end at or before it rounded down
 intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}), 1000000) as as_of_floor,
 intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) + 999999, 1000000) as as_of_ceiling,
+toDateTime(as_of_ceiling - 7 * 86400, 'UTC') as start_7d,
+toDateTime(as_of_ceiling - 30 * 86400, 'UTC') as start_30d,
+toDateTime(as_of_ceiling - 90 * 86400, 'UTC') as start_90d,
+toDateTime(as_of_floor - {bucket_seconds:UInt32}, 'UTC') as newest_possible_start,
 
--- Sums are taken in whole multiples of 2^-50, in which addition is exact: the same buckets give the same value in
--- whatever order and grouping they are added. Larger numbers than the limit would not fit, and mean nothing.
-pow(2, 50) as exact,
-1e25 as limit_value,
+-- A sum of Float64 depends on the order of its terms. So a term is cut into whole multiples of these units, which add
+-- up exactly: the same buckets give the same sum in whatever order they come. A larger average than the limit would
+-- not fit, and means nothing.
+pow(2, -44) as tiny,
+pow(2, 3) as small,
+pow(2, 50) as large,
+pow(2, 97) as huge,
+1e15 as limit_average,
+1e28 as limit_total,
 
--- buckets: each once ------------------------------------------------------------------------------------------------
+-- buckets -------------------------------------------------------------------------------------------------------------
 
-rows_read as (
+buckets as (
     select
+        tenant_id,
         asset_id,
         site_id,
         metric_name,
-        -- the number of the name in the list, 0 for any other: grouping by it is twice as fast as by the name
-        toUInt8(transform(metric_name, all_names, arrayEnumerate(all_names), 0)) as metric,
         time_bucket,
+        count as samples,
+        -- a bucket without samples or without a finite average is missing for its metric
+        samples > 0 and abs(avg_value) < limit_average as is_measured,
+        is_measured and time_bucket >= start_7d as in_7d,
+        is_measured and time_bucket >= start_30d as in_30d,
+        anomaly_count,
         avg_value,
         min_value,
         max_value,
-        sum_value,
-        count as samples,
-        stddev_value,
-        anomaly_count as anomalies,
-        -- seconds from the start of the bucket to the last instant
-        as_of_ceiling - toUInt32(time_bucket) as age,
-        -- the 24 h, counted back from the last instant, in which it starts: 0, 1, 2, ...
-        toUInt16(intDiv(age - 1, 86400)) as day,
-        -- whether it ends in the next ones
-        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of_ceiling - as_of_floor as straddles,
-        cityHash64(asset_id, metric_name, day) as series_day
+        if(is_measured, avg_value, 0) as average,
+        if(abs(sum_value) < limit_total, sum_value, samples * average) as total,
+        if(abs(stddev_value) < limit_average, stddev_value, 0) as deviation,
+        samples * (deviation * deviation + average * average) as squares,
+        -- how many of each unit
+        toInt64(average * (1 / small)) as average_small,
+        toInt64((average - average_small * small) * (1 / tiny)) as average_tiny,
+        toInt64(total * (1 / large)) as total_large,
+        total - total_large * large as total_rest,
+        toInt64(total_rest * (1 / small)) as total_small,
+        toInt64((total_rest - total_small * small) * (1 / tiny)) as total_tiny,
+        toInt64(squares * (1 / huge)) as squares_huge,
+        squares - squares_huge * huge as squares_rest,
+        toInt64(squares_rest * (1 / large)) as squares_large,
+        squares_rest - squares_large * large as squares_rest_2,
+        toInt64(squares_rest_2 * (1 / small)) as squares_small,
+        toInt64((squares_rest_2 - squares_small * small) * (1 / tiny)) as squares_tiny
     from telemetry_aggregates
     where
-        time_bucket >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
-        and time_bucket <= toDateTime(as_of_floor - {bucket_seconds:UInt32}, 'UTC')
-        and (
-            empty({sites:Array(UUID)})
-            or asset_id in (
-                select at_sites.asset_id
-                from telemetry_aggregates as at_sites
-                where
-                    has({sites:Array(UUID)}, at_sites.site_id)
-                    and at_sites.time_bucket
-                    >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
-                    and at_sites.time_bucket <= toDateTime(as_of_floor, 'UTC')
-            )
-        )
+        time_bucket >= start_90d
+        and time_bucket <= newest_possible_start
+        and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
 ),
 
--- Ingestion is at least once. Copies are rare and removing them is dear, so find the days that hold some first.
-repeated_days as (
-    select series_day
-    from rows_read
-    group by series_day
-    having count() > groupBitmap(toUInt32(time_bucket))
-),
+-- windows -------------------------------------------------------------------------------------------------------------
 
--- of the copies of a bucket the one with the larger count, then the larger sum; the rest only makes it definite
-single_rows as (
-    select *
-    from rows_read
-    where series_day not in (select series_day from repeated_days)
-    union all
-    select *
-    from (
-        select *
-        from rows_read
-        where series_day in (select series_day from repeated_days)
-        order by
-            samples desc, if(isNaN(sum_value), -inf, sum_value) desc, avg_value desc, anomalies desc,
-            max_value desc, min_value desc, stddev_value desc, site_id desc
-        limit 1 by asset_id, metric_name, time_bucket
-    )
-),
-
--- a bucket without samples or without a finite average is missing for its metric
-buckets as (
+-- in the order of the table, so that ClickHouse needs no hash table
+series_of_tenants as (
     select
         asset_id,
-        site_id,
-        metric,
-        time_bucket,
-        day,
-        straddles,
-        anomalies,
-        samples > 0 and isFinite(avg_value) and abs(avg_value) < limit_value as is_measured,
-        if(is_measured, avg_value, 0) as average,
-        if(abs(sum_value) < limit_value, sum_value, samples * average) as total,
-        if(abs(stddev_value) < limit_value, stddev_value, 0) as deviation,
-        min_value,
-        max_value,
-        samples
-    from single_rows
-),
-
--- days, then windows of days: the rows of all instants at once --------------------------------------------------------
-
-days as (
-    select
-        asset_id,
-        metric,
-        day,
-        straddles,
-        count() as day_rows,
-        sum(anomalies) as day_anomalies,
-        max(time_bucket) as day_last_bucket,
-        countIf(is_measured) as day_measured,
-        maxIf(average, is_measured) as day_largest_average,
-        maxIf(time_bucket, is_measured) as day_last_measured,
-        argMaxIf(site_id, time_bucket, is_measured) as day_last_site,
-        sumIf(samples, is_measured) as day_samples,
-        minIf(min_value, is_measured and isFinite(min_value)) as day_min,
-        maxIf(max_value, is_measured and isFinite(max_value)) as day_max,
-        countIf(is_measured and isFinite(min_value)) as day_mins,
-        countIf(is_measured and isFinite(max_value)) as day_maxes,
-        sumIf(toInt256(average * exact), is_measured) as day_average_sum,
-        sumIf(toInt256(total * exact), is_measured) as day_sum,
-        sumIf(
-            toInt256(samples * (deviation * deviation + average * average) * exact), is_measured
-        ) as day_squares
+        metric_name,
+        max(time_bucket) as last_start,
+        countIf(time_bucket >= start_7d) as row_count_7d,
+        countIf(time_bucket >= start_30d) as row_count_30d,
+        sumIf(anomaly_count, time_bucket >= start_7d) as anomaly_sum_7d,
+        sumIf(anomaly_count, time_bucket >= start_30d) as anomaly_sum_30d,
+        sum(anomaly_count) as anomaly_sum_90d,
+        countIf(in_7d) as bucket_count_7d,
+        countIf(in_30d) as bucket_count_30d,
+        countIf(is_measured) as bucket_count_90d,
+        sumIf(samples, in_7d) as sample_count_7d,
+        sumIf(samples, in_30d) as sample_count_30d,
+        minOrNullIf(min_value, in_7d and isFinite(min_value)) as smallest_7d,
+        maxOrNullIf(max_value, in_7d and isFinite(max_value)) as largest_7d,
+        -- of the averages, the totals and the squares: how many of each unit, the largest first
+        [
+            sumIf(average_small, in_7d), sumIf(average_tiny, in_7d),
+            sumIf(total_large, in_7d), sumIf(total_small, in_7d), sumIf(total_tiny, in_7d),
+            sumIf(squares_huge, in_7d), sumIf(squares_large, in_7d),
+            sumIf(squares_small, in_7d), sumIf(squares_tiny, in_7d)
+        ] as units_7d,
+        [
+            sumIf(average_small, in_30d), sumIf(average_tiny, in_30d),
+            sumIf(total_large, in_30d), sumIf(total_small, in_30d), sumIf(total_tiny, in_30d),
+            sumIf(squares_huge, in_30d), sumIf(squares_large, in_30d),
+            sumIf(squares_small, in_30d), sumIf(squares_tiny, in_30d)
+        ] as units_30d
     from buckets
-    group by asset_id, metric, day, straddles
+    group by tenant_id, asset_id, metric_name
 ),
 
--- one row per day and instant whose 90 d hold it; `back` is 0 for the last day before the instant
-days_of_instants as (
-    select
-        *,
-        days_ago,
-        day - days_ago as back
-    from days
-    array join
-        arrayFilter(
-            o -> o <= day and day < o + 90 and not (straddles and o = day), {offsets:Array(UInt16)}
-        ) as days_ago
-),
-
--- one row per asset, metric and instant; all metrics without a quantity are one
+-- one row per asset and metric
 series as (
     select
         asset_id,
-        metric,
-        days_ago,
+        indexOf(all_names, metric_name) as metric,
+        max(last_start) as newest_start,
+        sum(row_count_7d) as rows_7d,
+        sum(row_count_30d) as rows_30d,
+        sum(anomaly_sum_7d) as anomalies_7d,
+        sum(anomaly_sum_30d) as anomalies_30d,
+        sum(anomaly_sum_90d) as anomalies_90d,
+        sum(bucket_count_7d) as buckets_7d,
+        sum(bucket_count_30d) as buckets_30d,
+        sum(bucket_count_90d) as buckets_90d,
+        nullIf(sum(sample_count_7d), 0) as samples_7d,
+        nullIf(sum(sample_count_30d), 0) as samples_30d,
+        min(smallest_7d) as min_7d,
+        max(largest_7d) as max_7d,
+        sumForEach(units_7d) as all_7d,
+        sumForEach(units_30d) as all_30d,
+        all_7d[1] * small + all_7d[2] * tiny as average_sum_7d,
+        all_30d[1] * small + all_30d[2] * tiny as average_sum_30d,
+        all_7d[3] * large + all_7d[4] * small + all_7d[5] * tiny as total_7d,
+        all_30d[3] * large + all_30d[4] * small + all_30d[5] * tiny as total_30d,
+        all_7d[6] * huge + all_7d[7] * large + all_7d[8] * small + all_7d[9] * tiny as squares_7d,
+        all_30d[6] * huge + all_30d[7] * large + all_30d[8] * small + all_30d[9] * tiny as squares_30d,
+        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
+        total_7d / samples_7d as mean_7d,
+        total_30d / samples_30d as mean_30d,
+        -- greatest() of newer engines passes over NULL
+        if(samples_7d > 0, sqrt(greatest(squares_7d / samples_7d - mean_7d * mean_7d, 0)), null) as std_7d,
+        if(samples_30d > 0, sqrt(greatest(squares_30d / samples_30d - mean_30d * mean_30d, 0)), null) as std_30d,
+        -- the quantity of which something was measured in the 90 d
         multiIf(
-            metric = 0, '',
+            metric = 0 or buckets_90d = 0, '',
             has(power_names, all_names[metric]), 'power',
             has(voltage_names, all_names[metric]), 'voltage',
             has(current_names, all_names[metric]), 'current',
             has(temperature_names, all_names[metric]), 'temperature',
             'frequency'
-        ) as quantity,
-        max(day_last_bucket) as last_bucket,
-        sumIf(day_rows, back < 7) as rows_7d,
-        sumIf(day_rows, back < 30) as rows_30d,
-        sumIf(day_anomalies, back < 7) as anomalies_7d,
-        sumIf(day_anomalies, back < 30) as anomalies_30d,
-        sum(day_anomalies) as anomalies_90d,
-        sumIf(day_measured, back < 7) as buckets_7d,
-        sumIf(day_measured, back < 30) as buckets_30d,
-        sum(day_measured) as buckets_90d,
-        maxIf(day_largest_average, day_measured > 0) as largest_average,
-        argMaxIf(day_last_site, day_last_measured, day_measured > 0) as last_site,
-        nullIf(sumIf(day_samples, back < 7), 0) as samples_7d,
-        nullIf(sumIf(day_samples, back < 30), 0) as samples_30d,
-        minOrNullIf(day_min, back < 7 and day_mins > 0) as min_7d,
-        maxOrNullIf(day_max, back < 7 and day_maxes > 0) as max_7d,
-        toFloat64(sumIf(day_average_sum, back < 7)) / exact as average_sum_7d,
-        toFloat64(sumIf(day_average_sum, back < 30)) / exact as average_sum_30d,
-        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
-        toFloat64(sumIf(day_sum, back < 7)) / exact / samples_7d as mean_7d,
-        toFloat64(sumIf(day_sum, back < 30)) / exact / samples_30d as mean_30d,
-        -- greatest() of newer engines passes over NULL
-        if(
-            samples_7d > 0,
-            sqrt(greatest(toFloat64(sumIf(day_squares, back < 7)) / exact / samples_7d - pow(mean_7d, 2), 0)),
-            null
-        ) as std_7d,
-        if(
-            samples_30d > 0,
-            sqrt(greatest(toFloat64(sumIf(day_squares, back < 30)) / exact / samples_30d - pow(mean_30d, 2), 0)),
-            null
-        ) as std_30d
-    from days_of_instants
-    group by asset_id, metric, days_ago
+        ) as quantity
+    from series_of_tenants
+    group by asset_id, metric_name
 ),
 
--- one row per asset and instant; of several names of a quantity the preferred one that was reported in the 90 d
+-- one row per asset; of several names of a quantity the preferred one that was reported in the 90 d
 assets as (
     select
         asset_id,
-        days_ago,
-        max(last_bucket) as newest_bucket,
+        max(newest_start) as newest_bucket,
         if(sum(rows_7d) > 0, least(sum(anomalies_7d), 2147483647), null) as all_anomalies_7d,
         if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
         least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
-        argMinIf(
-            (mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power' and buckets_90d > 0
-        ) as power,
-        argMinIf(
-            (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power' and buckets_90d > 0
-        ) as energy,
-        argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage' and buckets_90d > 0) as voltage,
-        argMinIf((mean_7d, std_7d), metric, quantity = 'current' and buckets_90d > 0) as electric_current,
-        argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature' and buckets_90d > 0) as temperature,
-        argMinIf((mean_7d, std_7d), metric, quantity = 'frequency' and buckets_90d > 0) as frequency
+        argMinIf((mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power') as power,
+        argMinIf((buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power') as energy,
+        argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage') as voltage,
+        argMinIf((mean_7d, std_7d), metric, quantity = 'current') as electric_current,
+        argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature') as temperature,
+        argMinIf((mean_7d, std_7d), metric, quantity = 'frequency') as frequency
     from series
-    group by asset_id, days_ago
+    group by asset_id
 ),
 
--- availability: an asset against the others of its site, all instants in arrays as long as `offsets` ------------------
+-- availability: an asset against the others of its site ---------------------------------------------------------------
 
-power_of_instants as (
-    select
-        asset_id,
-        days_ago,
-        min(metric) as preferred_metric,
-        greatest(0, argMin(largest_average, metric) / 100) as threshold,
-        count() over (partition by argMin(last_site, metric), days_ago) as site_assets
-    from series
-    where metric between 1 and length(power_names) and buckets_90d > 0
-    group by asset_id, days_ago
-),
-
--- the power above which an asset produces, at each instant; -1 where another name is the preferred one
 power_series as (
     select
         asset_id,
-        preferred_metric,
-        arrayMap(
-            o -> if(has(groupArray(days_ago), o), groupArray(threshold)[indexOf(groupArray(days_ago), o)], -1),
-            {offsets:Array(UInt16)}
-        ) as thresholds,
-        arrayMap(
-            o -> has(groupArrayIf(days_ago, site_assets > 2), o), {offsets:Array(UInt16)}
-        ) as is_judged
-    from power_of_instants
-    group by asset_id, preferred_metric
-),
-
-power_buckets as (
-    select
-        buckets.asset_id as asset_id,
-        buckets.site_id as site_id,
-        buckets.time_bucket as time_bucket,
-        buckets.day as day,
-        power_series.is_judged as is_judged,
-        arrayMap(
-            (o, threshold) -> threshold >= 0
-            and o <= buckets.day
-            and buckets.day < o + 30
-            and not (buckets.straddles and o = buckets.day),
-            {offsets:Array(UInt16)},
-            power_series.thresholds
-        ) as reports,
-        arrayMap(
-            (r, threshold) -> r and buckets.average > threshold, reports, power_series.thresholds
-        ) as produces
+        indexOf(power_names, metric_name) as metric,
+        site_id,
+        maxIf(avg_value, is_measured) as largest_at_site,
+        maxIf(time_bucket, is_measured) as newest_at_site,
+        groupArrayIf(time_bucket, in_30d) as time_buckets,
+        groupArrayIf(avg_value, in_30d) as averages
     from buckets
-    inner join power_series
-        on buckets.asset_id = power_series.asset_id and buckets.metric = power_series.preferred_metric
-    where
-        buckets.is_measured
-        and buckets.metric between 1 and length(power_names)
-        and buckets.day < 30 + arrayMax({offsets:Array(UInt16)})
+    where metric_name in power_names  -- the column alone: where it fails the others are not read
+    group by tenant_id, asset_id, metric_name, site_id
+    having countIf(is_measured) > 0
 ),
 
+power_of_assets as (
+    select
+        asset_id,
+        site_id,
+        time_buckets,
+        averages,
+        metric = min(metric) over (partition by asset_id) as is_preferred,
+        -- above this power it produces
+        greatest(0, max(largest_at_site) over (partition by asset_id, metric) / 100) as threshold,
+        argMax(site_id, newest_at_site) over (partition by asset_id, metric) as newest_site
+    from power_series
+),
+
+power_at_sites as (
+    select
+        *,
+        uniqExact(asset_id) over (partition by newest_site) > 2 as is_judged
+    from power_of_assets
+    where is_preferred
+),
+
+-- all assets that report in a bucket of a site; `flags`: 1 it produces, 2 its availability is judged
 site_buckets as (
     select
         site_id,
         time_bucket,
-        sumForEach(reports) as reporting,
-        sumForEach(produces) as producing
-    from power_buckets
+        groupArray(asset_id) as asset_ids,
+        groupArray(produces + 2 * is_judged) as flags,
+        count() as reporting,
+        sum(produces) as producing
+    from (
+        select
+            asset_id,
+            site_id,
+            is_judged,
+            time_bucket,
+            average > threshold as produces
+        from power_at_sites
+        array join time_buckets as time_bucket, averages as average
+    )
     group by site_id, time_bucket
 ),
 
 -- a bucket is productive for an asset when at least half of the others that report in it produce
-productive_buckets as (
-    select
-        power_buckets.asset_id as asset_id,
-        power_buckets.produces as produces,
-        arrayMap(
-            (judged, r, p, all_reporting, all_producing) -> judged
-            and r
-            and all_reporting > 1
-            and 2 * (all_producing - p) >= all_reporting - 1,
-            power_buckets.is_judged,
-            power_buckets.reports,
-            power_buckets.produces,
-            site_buckets.reporting,
-            site_buckets.producing
-        ) as is_productive,
-        arrayMap(
-            (productive, o) -> productive and power_buckets.day < o + 7, is_productive, {offsets:Array(UInt16)}
-        ) as is_productive_7d
-    from power_buckets
-    inner join site_buckets
-        on power_buckets.site_id = site_buckets.site_id and power_buckets.time_bucket = site_buckets.time_bucket
-),
-
-availabilities_of_instants as (
-    select
-        asset_id,
-        sumForEach(is_productive_7d) as productive_7d,
-        sumForEach(arrayMap((productive, p) -> productive and p, is_productive_7d, produces)) as produced_7d,
-        sumForEach(is_productive) as productive_30d,
-        sumForEach(arrayMap((productive, p) -> productive and p, is_productive, produces)) as produced_30d
-    from productive_buckets
-    group by asset_id
-),
-
 availabilities as (
     select
         asset_id,
-        instants.1 as days_ago,
-        instants.2 / nullIf(instants.3, 0) as available_7d,
-        instants.4 / nullIf(instants.5, 0) as available_30d
-    from availabilities_of_instants
-    array join
-        arrayZip({offsets:Array(UInt16)}, produced_7d, productive_7d, produced_30d, productive_30d) as instants
+        countIf(flag = 3 and time_bucket >= start_7d) / nullIf(countIf(time_bucket >= start_7d), 0) as available_7d,
+        countIf(flag = 3) / nullIf(count(), 0) as available_30d
+    from (
+        select
+            asset_id,
+            time_bucket,
+            flag,
+            reporting - 1 as others,
+            producing - flag % 2 as others_producing
+        from site_buckets
+        array join asset_ids as asset_id, flags as flag
+    )
+    where flag >= 2 and others > 0 and 2 * others_producing >= others
+    group by asset_id
 )
 
 select
-    {as_of:DateTime64(6, 'UTC')} - toIntervalDay(assets.days_ago) as event_timestamp,
+    {as_of:DateTime64(6, 'UTC')} as event_timestamp,
     lower(toString(assets.asset_id)) as asset_id,
     -- power
     toFloat32(assets.power.1) as rolling_avg_power_7d,
@@ -382,16 +298,13 @@ select
         nullIf(assets.energy.1, 0)
         / nullIf(
             -- whole buckets of the clock grid: from the first that starts in the window to the last that ends in it
-            intDiv(as_of_floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
-            - intDiv(
-                as_of_ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}
-            ),
+            intDiv(as_of_floor, {bucket_seconds:UInt32})
+            - intDiv(as_of_ceiling - 7 * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}),
             0
         )
     ) as telemetry_coverage_7d,
     toFloat32(
         toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) / 3600000000
-        - 24 * assets.days_ago
         - (toUnixTimestamp(assets.newest_bucket) + {bucket_seconds:UInt32}) / 3600
     ) as hours_since_last_telemetry,
     -- inputs of the capacity factor that are no features
@@ -400,6 +313,6 @@ select
     -- the newest fact that this row rests on
     toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
 from assets
-left join availabilities on assets.asset_id = availabilities.asset_id and assets.days_ago = availabilities.days_ago
-order by event_timestamp, asset_id
-settings join_use_nulls = 1
+left join availabilities on assets.asset_id = availabilities.asset_id
+order by asset_id
+settings optimize_aggregation_in_order = 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.postgres import PostgresSource
 from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.site_groups import site_groups
+from pipeline.telemetry_survey import survey_telemetry
+from pipeline.views import TELEMETRY
 
 # What the SQL of a view returns besides its features: inputs of the features that need both databases.
 _NEWEST_SOURCE = pa.field("newest_source_at", TIMESTAMP)
@@ -32,6 +35,12 @@ _INPUTS = {
         _NEWEST_SOURCE,
     ],
 }
+# So many telemetry rows are read by one query, more in groups of sites. The first are a little more than the 90 d of
+# 50,000 assets with five hourly metrics; the second make up for the rows of up to 60 instants.
+ROWS_PER_QUERY = 600_000_000
+ROWS_PER_BACKFILL_QUERY = 20_000_000
+_ALMOST_A_SECOND = timedelta(microseconds=999_999)
+
 # Features that Python computes: the SQL does not return them.
 _COMPUTED = {"telemetry_features": {"capacity_factor_7d", "capacity_factor_30d"}}
 
@@ -42,7 +51,7 @@ def query_of(view: str) -> str:
 
 
 def backfill_query_of(view: str) -> str:
-    """Return the SQL that extracts `view`, of PostgreSQL, for many instants at little more than the cost of one."""
+    """Return the SQL that extracts `view` for many instants at little more than the cost of one."""
     return (REPOSITORY / "features" / "backfill" / f"{view}.sql").read_text(encoding="utf-8")
 
 
@@ -67,17 +76,32 @@ def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucke
     The `instants` must be whole days (24 h) apart. Columns as `extracted_schema("telemetry_features")`. Raises
     `PipelineError` where the query fails.
     """
-    last = max(instants)
-    parameters = {
-        "as_of": last,
-        "offsets": [(last - instant) // timedelta(days=1) for instant in instants],
-        "bucket_seconds": bucket_seconds,
+    # buckets start at whole seconds: the earliest that some window may hold, and the latest
+    bounds = {
+        "first_start": (min(instants) + _ALMOST_A_SECOND).replace(microsecond=0) - timedelta(days=90),
+        "last_start": max(instants).replace(microsecond=0) - timedelta(seconds=bucket_seconds),
     }
-    query, schema = query_of("telemetry_features"), extracted_schema("telemetry_features")
-    return pa.concat_tables(
-        source.stream(query, parameters | {"sites": sites}, schema)
-        for sites in site_groups(source, min(instants), last)
-    )
+    survey = survey_telemetry(source, **bounds, bucket_seconds=bucket_seconds)
+    query, parameters = _telemetry_query(instants, has_copies=survey.has_copies)
+    parameters |= bounds | {"bucket_seconds": bucket_seconds}
+    most = ROWS_PER_QUERY if len(instants) == 1 else ROWS_PER_BACKFILL_QUERY
+    groups = site_groups(source, **bounds, rows_per_group=most) if survey.rows > most else [[]]
+    schema = extracted_schema(TELEMETRY)
+    return pa.concat_tables(source.stream(query, parameters | {"sites": sites}, schema) for sites in groups)
+
+
+def _telemetry_query(instants: Sequence[datetime], *, has_copies: bool) -> tuple[str, dict[str, Any]]:
+    """Return the SQL that reads telemetry as of the `instants`, and its parameters that depend on them."""
+    last = max(instants)
+    if len(instants) == 1:
+        query, parameters = query_of(TELEMETRY), {"as_of": last}
+    else:
+        query = backfill_query_of(TELEMETRY)
+        parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
+    if has_copies:
+        once = (REPOSITORY / "features" / "telemetry_once.sql").read_text(encoding="utf-8")
+        query = f"with telemetry_aggregates as (\n{once}\n)\nselect * from (\n{query}\n)"
+    return query, parameters
 
 
 def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:

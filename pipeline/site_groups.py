@@ -5,56 +5,58 @@ which an asset has moved.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pyarrow as pa
 
 from pipeline.clickhouse import ClickHouseSource
 
-ASSETS_PER_GROUP = 1_000
-
-# How many assets have been at which sites: nearly always one site each.
+# How many rows there are of the assets that have been at the same sites: nearly always one site each.
 _SITES = """
 select
     arrayMap(site -> toString(site), sites) as sites,
-    toInt64(count()) as assets
+    toInt64(sum(asset_rows)) as row_count
 from (
-    select arraySort(groupUniqArray(site_id)) as sites
+    select
+        arraySort(groupUniqArray(site_id)) as sites,
+        count() as asset_rows
     from telemetry_aggregates
     where
-        time_bucket >= toDateTime({start:DateTime64(6, 'UTC')}, 'UTC')
-        and time_bucket <= toDateTime({end:DateTime64(6, 'UTC')}, 'UTC')
+        time_bucket >= {first_start:DateTime('UTC')}
+        and time_bucket <= {last_start:DateTime('UTC')}
     group by asset_id
 )
 group by sites
 order by sites
 """
-_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("assets", pa.int64())])
+_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("row_count", pa.int64())])
 
 
-def site_groups(source: ClickHouseSource, first: datetime, last: datetime) -> list[list[str]]:
-    """Return groups of site ids that may be read one after the other for instants from `first` to `last`.
+def site_groups(
+    source: ClickHouseSource, first_start: datetime, last_start: datetime, rows_per_group: int
+) -> list[list[str]]:
+    """Return groups of site ids that may be read one after the other, for the buckets that start in these bounds.
 
-    A group has `ASSETS_PER_GROUP` assets, or one larger set of connected sites. An empty group stands for all sites.
-    Raises `PipelineError` where the query fails.
+    A group has some `rows_per_group` rows, or one larger set of connected sites. Raises `PipelineError` where the query
+    fails.
     """
-    rows = source.stream(_SITES, {"start": first - timedelta(days=90), "end": last}, _SCHEMA).to_pylist()
+    rows = source.stream(_SITES, {"first_start": first_start, "last_start": last_start}, _SCHEMA).to_pylist()
     groups: list[list[str]] = []
     room = 0
-    for sites, assets in connected((row["sites"], row["assets"]) for row in rows):
-        if not groups or assets > room:
+    for sites, count in connected((row["sites"], row["row_count"]) for row in rows):
+        if not groups or count > room:
             groups.append([])
-            room = ASSETS_PER_GROUP
+            room = rows_per_group
         groups[-1].extend(sites)
-        room -= assets
-    return groups if len(groups) > 1 else [[]]
+        room -= count
+    return groups
 
 
 def connected(counts: Iterable[tuple[Sequence[str], int]]) -> list[tuple[list[str], int]]:
-    """Return the sets of sites that share assets, sorted, each with its number of assets."""
+    """Return the sets of sites that share assets, sorted, each with the sum of its counts."""
     sets: dict[str, tuple[set[str], int]] = {}
-    for sites, assets in counts:
-        members, total = set(sites), assets
+    for sites, count in counts:
+        members, total = set(sites), count
         # members of one set share one entry, so its identity tells the sets apart
         for known, number in {id(sets[site]): sets[site] for site in sites if site in sets}.values():
             members |= known

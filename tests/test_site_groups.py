@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline import extract, site_groups
+from pipeline import extract
 from pipeline.clickhouse import open_clickhouse
-from pipeline.site_groups import connected
+from pipeline.site_groups import connected, site_groups
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 
 SITES = [f"00000000-0000-4000-8000-00000000010{number}" for number in range(4)]
@@ -33,9 +33,8 @@ def test_rows_do_not_depend_on_the_groups(dcmms: Dcmms, monkeypatch: pytest.Monk
     dcmms.buckets(bucket(asset_key(0), "voltage_v", ago(hours=70), 400.0, site_id=SITES[1]))
     with open_clickhouse(dcmms.settings) as source:
         whole = extract.read_telemetry(source, [T], 3600).sort_by("asset_id")
-        assert site_groups.site_groups(source, T, T) == [[]]
-        monkeypatch.setattr(site_groups, "ASSETS_PER_GROUP", 4)
-        assert site_groups.site_groups(source, T, T) == [SITES[:2], SITES[2:3], SITES[3:]]
+        monkeypatch.setattr(extract, "ROWS_PER_QUERY", 300)
+        assert site_groups(source, ago(90), T, rows_per_group=300) == [SITES[:2], SITES[2:3], SITES[3:]]
         assert extract.read_telemetry(source, [T], 3600).sort_by("asset_id").equals(whole)
     assert whole.num_rows == 12
     assert whole["availability_7d"].null_count == 0

@@ -12,7 +12,8 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from pipeline.clickhouse import open_clickhouse
+from pipeline import extract
+from pipeline.clickhouse import ClickHouseSource, open_clickhouse
 from pipeline.extract import (
     complete_telemetry_features,
     extract_postgres,
@@ -297,6 +298,79 @@ def test_bucket_stored_twice_counts_once(dcmms: Dcmms) -> None:
         8: (-100.0, -100.0, 1),
         9: (200.0, 100.0, 111),
     }
+
+
+def test_copies_count_once_in_a_backfill_and_in_groups_of_sites(dcmms: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days with copies and days without, of four assets at two sites, give what the buckets alone give."""
+    rows = [
+        bucket(
+            asset_key(number),
+            "power_kw",
+            ago(hours=hour),
+            value=100.0 * number + hour / 7,
+            site_id=UUID(int=0x500 + number % 2),
+        )
+        for number in range(1, 5)
+        for hour in range(1, 24 * 12)
+    ]
+    dcmms.buckets(*rows)
+    instants = [T - timedelta(days=days) for days in (3, 1, 0)]
+    with open_clickhouse(dcmms.settings) as source:
+        singles, backfill = _single(source, T), read_telemetry(source, instants, 3600)
+        dcmms.buckets(*[row | {"count": 1, "avg_value": 7.0} for row in rows[::50]])
+        dcmms.buckets(*rows[7::90])
+        assert _single(source, T).equals(singles)
+        assert read_telemetry(source, instants, 3600).equals(backfill)
+        monkeypatch.setattr(extract, "ROWS_PER_QUERY", 500)
+        monkeypatch.setattr(extract, "ROWS_PER_BACKFILL_QUERY", 500)
+        assert _single(source, T).equals(singles)
+        key = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
+        assert read_telemetry(source, instants, 3600).sort_by(key).equals(backfill.sort_by(key))
+    assert singles["availability_7d"].null_count == 4  # a site of two has one other
+
+
+def _single(source: ClickHouseSource, as_of: datetime) -> pa.Table:
+    return read_telemetry(source, [as_of], 3600).sort_by("asset_id")
+
+
+def test_buckets_off_the_grid_are_no_copies(dcmms: Dcmms) -> None:
+    start = ago(hours=5)
+    dcmms.buckets(
+        bucket(asset_key(1), "power_kw", start, 100.0),
+        bucket(asset_key(1), "power_kw", start + timedelta(minutes=20), 50.0),
+    )
+    assert columns_of(dcmms.extract(VIEW), "total_generation_kwh_7d", "rolling_avg_power_7d") == {1: (150.0, 75.0)}
+
+
+def test_an_asset_under_two_tenants_is_one_asset(dcmms: Dcmms) -> None:
+    for hours, tenant in enumerate((0xA, 0xB, 0xA, 0xC), start=1):
+        dcmms.buckets(
+            bucket(asset_key(1), "power_kw", ago(hours=hours), 100.0 * hours, tenant_id=UUID(int=tenant)),
+            *[bucket(asset_key(other), "power_kw", ago(hours=hours), 1.0) for other in (2, 3)],
+        )
+    rows = by_number(dcmms.extract(VIEW))
+    assert sorted(rows) == [1, 2, 3]
+    row = rows[1]
+    assert row["total_generation_kwh_7d"] == 1000
+    assert (row["rolling_min_power_7d"], row["rolling_max_power_7d"]) == (100, 400)
+    assert (row["availability_7d"], row["availability_30d"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [1e-9, 0.1, 1e6, 9.9e14, -9.9e14])
+def test_sums_are_exact_at_any_size(dcmms: Dcmms, value: float) -> None:
+    dcmms.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hours), value, count=3600) for hours in range(1, 60)])
+    row = by_number(dcmms.extract(VIEW))[1]
+    # a bucket is exact to 2^-44
+    assert row["total_generation_kwh_7d"] == pytest.approx(59 * value, rel=1e-15, abs=59 * 2**-44)
+    assert row["rolling_avg_power_30d"] == pytest.approx(value, rel=1e-6)
+    assert row["rolling_std_power_7d"] == pytest.approx(0, abs=max(abs(value) * 1e-7, 1e-6))
+
+
+def test_averages_that_mean_nothing_are_missing(dcmms: Dcmms) -> None:
+    """Beyond 1e15 of any unit a sum would not be exact any more."""
+    for hours, value in enumerate((1e15, -1e15, 1e300, 50.0), start=1):
+        dcmms.buckets(bucket(asset_key(1), "power_kw", ago(hours=hours), value))
+    assert columns_of(dcmms.extract(VIEW), "rolling_avg_power_7d", "rolling_max_power_7d") == {1: (50.0, 50.0)}
 
 
 def test_buckets_without_samples_or_a_finite_average_are_missing(dcmms: Dcmms) -> None:

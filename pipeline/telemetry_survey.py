@@ -1,0 +1,47 @@
+"""A first look at the telemetry that is to be read: how much it is, and whether a bucket is stored twice."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from pipeline.clickhouse import ClickHouseSource
+
+# Two buckets of one cell of the clock grid set the same bit, which counts twice in the sum of the bits of 48 cells of a
+# series, and once in their union. Finding out costs a fraction of a scan; taking copies out costs more than one.
+_SURVEY = """
+select
+    toInt64(sum(part_rows)) as row_count,
+    toInt64(countIf(bit_sum != bit_union)) as parts_with_copies
+from (
+    select
+        count() as part_rows,
+        sum(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 48)) as bit_sum,
+        groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 48)) as bit_union
+    from telemetry_aggregates
+    where time_bucket >= {first_start:DateTime('UTC')} and time_bucket <= {last_start:DateTime('UTC')}
+    group by cityHash64(asset_id, metric_name, intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 48))
+)
+"""
+_SCHEMA = pa.schema([("row_count", pa.int64()), ("parts_with_copies", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How many rows there are, and whether some bucket may be among them twice."""
+
+    rows: int
+    has_copies: bool
+
+
+def survey_telemetry(
+    source: ClickHouseSource, first_start: datetime, last_start: datetime, bucket_seconds: int
+) -> Survey:
+    """Return the survey of the buckets that start from `first_start` to `last_start`, both inclusive, whole seconds.
+
+    Two buckets off the clock grid that share a cell of it look like copies: that costs time and changes nothing. Raises
+    `PipelineError` where the query fails.
+    """
+    parameters = {"first_start": first_start, "last_start": last_start, "bucket_seconds": bucket_seconds}
+    row = source.stream(_SURVEY, parameters, _SCHEMA).to_pylist()[0]
+    return Survey(rows=row["row_count"], has_copies=row["parts_with_copies"] > 0)
