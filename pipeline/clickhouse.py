@@ -63,6 +63,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
 def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
     """Return what `get_client` needs, and `database at place` for messages."""
     common = {"database": settings.clickhouse_database, "autogenerate_session_id": False}
+    common |= _certificates(settings)
     if settings.clickhouse_dsn:
         dsn = settings.clickhouse_dsn.get_secret_value()
         parts = urlsplit(dsn)
@@ -72,7 +73,7 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
             )
         place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
         if parts.scheme == "chdb":
-            common.pop("autogenerate_session_id")
+            common = {"database": settings.clickhouse_database}
         return {"dsn": dsn, **common}, f"{settings.clickhouse_database} at {place}"
     host = settings.clickhouse_host or ""
     parts = urlsplit(host if "//" in host else f"http://{host}")
@@ -88,6 +89,22 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
         "send_receive_timeout": settings.statement_timeout_seconds,
         **common,
     }, f"{settings.clickhouse_database} at {parts.hostname}:{port}"
+
+
+def _certificates(settings: Settings) -> dict[str, str]:
+    """Return whose certificates are trusted in place of the well-known ones, and the certificate of this client.
+
+    `strict`: the certificate is shown besides the password, which it replaces only where there is none.
+    """
+    paths = {
+        "ca_cert": settings.clickhouse_ca_cert,
+        "client_cert": settings.clickhouse_client_cert,
+        "client_cert_key": settings.clickhouse_client_cert_key,
+    }
+    arguments = {name: str(path) for name, path in paths.items() if path}
+    if "client_cert" in arguments and settings.clickhouse_password.get_secret_value():
+        arguments["tls_mode"] = "strict"
+    return arguments
 
 
 def _cast(block: pa.RecordBatch | pa.Table, schema: pa.Schema) -> pa.Table:

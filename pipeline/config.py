@@ -1,23 +1,32 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.errors import PipelineError
+from pipeline.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
+from pipeline.errors import PipelineError, keep_secret
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
-    if not re.match(r"postgres(ql)?://[^/]+/\w", url.get_secret_value()):
-        raise ValueError("is no postgresql://user:password@host:port/database")
+    checked_postgres_url(url.get_secret_value())
     return url
+
+
+def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
+    checked_clickhouse_dsn(dsn.get_secret_value())
+    return dsn
+
+
+def _clickhouse_password(password: SecretStr) -> SecretStr:
+    keep_secret(password.get_secret_value())
+    return password
 
 
 class Settings(BaseSettings):
@@ -30,10 +39,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
-    clickhouse_dsn: SecretStr | None = None
-    clickhouse_host: str | None = None
+    clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(checked_http_address)] | None = None
     clickhouse_user: str = "default"
-    clickhouse_password: SecretStr = SecretStr("")
+    clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
+    clickhouse_ca_cert: FilePath | None = None
+    clickhouse_client_cert: FilePath | None = None
+    clickhouse_client_cert_key: FilePath | None = None
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: Path = Path("data")
