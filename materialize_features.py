@@ -29,6 +29,7 @@ Examples:
   python materialize_features.py --view telemetry_features --no-online
   python materialize_features.py --dry-run                    read everything, write nothing
   python materialize_features.py status                       the last runs and the age of each view
+  python materialize_features.py doctor                       what is wrong with settings, servers, rights
 
 \b
 Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 nothing failed, but the quality gate
@@ -379,6 +380,40 @@ def status(last: int) -> None:
         raise failure(error) from None
     console.print(result.tables())
     if not result.is_fresh:
+        sys.exit(1)
+
+
+@cli.command(short_help="Check settings, servers, rights, registry and disk.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop after so long, exit code 124.",
+)
+@log_format_option
+def doctor(timeout: float) -> None:
+    """Check everything that a run needs, one line each, with what to do about what is wrong. Writes nothing.
+
+    Exit code 0 when nothing fails; warnings are no failures.
+
+    \b
+    Example:
+      python materialize_features.py doctor
+    """
+    set_time_limit(timeout)
+    from pipeline.console import Console
+    from pipeline.doctor import State, examine
+
+    console = Console([], quiet=False)
+    states = []
+    for check in examine():
+        console.finding(check)
+        states.append(check.state)
+    counts = (f"{states.count(state)} {state}" for state in (State.OK, State.WARNING, State.FAILS))
+    console.report(f"{', '.join(counts)}: " + ("put right what fails" if State.FAILS in states else "runs can start"))
+    if State.FAILS in states:
         sys.exit(1)
 
 

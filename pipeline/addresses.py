@@ -42,7 +42,7 @@ def checked_clickhouse_dsn(dsn: str) -> str:
 
 
 def checked_http_address(address: str) -> str:
-    """Return `address`; raises `ValueError`, without any part of it, where it is more or less than where a server is."""
+    """Return `address`; raises `ValueError`, without any part of it, where it is not just where a server is."""
     if not _HTTP_ADDRESS.fullmatch(address):
         raise ValueError("is no https://host:port, http://host:port or host; a user and a password have no place in it")
     return address

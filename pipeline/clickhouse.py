@@ -1,5 +1,7 @@
 """Reading dCMMS's ClickHouse: Arrow streams over HTTP(S), or from the embedded engine."""
 
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+
+# It logs an error besides raising it.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
 class ClickHouseSource:
@@ -32,7 +37,7 @@ class ClickHouseSource:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, OSError, pa.ArrowException) as error:
-            raise PipelineError(f"ClickHouse {self._where}: {first_line(error)}") from error
+            raise PipelineError(f"ClickHouse {self._where}: {reason(error)}") from error
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -42,7 +47,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
 
     Raises `PipelineError` where the server cannot be reached or does not accept the user.
     """
-    arguments, where = _connection_arguments(settings)
+    arguments, where = connection_arguments(settings)
     try:
         client = clickhouse_connect.get_client(**arguments)
     except (ClickHouseError, OSError) as error:
@@ -53,14 +58,20 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
-        raise PipelineError(f"ClickHouse {where}: {first_line(error)}. {advice}") from None
+        raise PipelineError(f"ClickHouse {where}: {reason(error)}. {advice}") from None
     try:
         yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
     finally:
         client.close()
 
 
-def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
+def reason(error: BaseException) -> str:
+    """Return what the server or the connection said, without the request and the classes that urllib3 wraps it in."""
+    said = re.search(r"Caused by .*?: (\[?.*?)['\"]?\)+(?: executing HTTP request.*)?$", str(error), re.DOTALL)
+    return first_line(Exception(said[1])) if said else first_line(error)
+
+
+def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
     """Return what `get_client` needs, and `database at place` for messages."""
     common = {"database": settings.clickhouse_database, "autogenerate_session_id": False}
     common |= _certificates(settings)

@@ -72,12 +72,17 @@ class Settings(BaseSettings):
         return 2 * timedelta(minutes=self.schedule_minutes)
 
 
+def settings_file() -> Path:
+    """Return the file that holds values for the variables that the environment does not have; it may be missing."""
+    return Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+
+
 def load_settings() -> Settings:
     """Return the settings of this process.
 
     Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
     """
-    env_file = Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+    env_file = settings_file()
     try:
         return Settings(_env_file=env_file)
     except ValidationError as error:
