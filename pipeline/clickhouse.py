@@ -16,8 +16,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
 
-# It logs an error besides raising it.
+# They log an error besides raising it, and every try.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 class ClickHouseSource:

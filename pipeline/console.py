@@ -139,7 +139,7 @@ class Console:
         """Print a check of the doctor; where log lines are JSON, it is one of them."""
         if logs.are_json():
             level = {State.FAILS: logging.ERROR, State.WARNING: logging.WARNING}.get(check.state, logging.INFO)
-            logger.log(level, "%s %s: %s", check.subject, check.name, check.text, extra=check.as_json())
+            logger.log(level, "%s", check.text, extra=check.as_json())
         else:
             self._output.print(check.markup(), soft_wrap=True, highlight=False)
 

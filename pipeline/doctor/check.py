@@ -1,7 +1,7 @@
 """What the doctor finds: one line per check, and what to do about it."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from rich.markup import escape
@@ -36,8 +36,8 @@ class Check:
         return f"{line}\n{'':<12}→ {escape(self.fix)}" if self.fix else line
 
     def as_json(self) -> dict[str, str]:
-        """Return it as a log line tells of it."""
-        return {name: str(value) for name, value in asdict(self).items()}
+        """Return it as the fields of a log line, whose message is the text."""
+        return {"subject": self.subject, "check": self.name, "state": str(self.state), "fix": self.fix}
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def check_postgres(settings: Settings) -> Iterator[Check]:
             first_line(error),
             "check DATABASE_URL (host, port, user, password, database), that the server is up and lets this host in",
         )
-        yield POSTGRES.not_checked(("TLS", "version", "clock", "schema", "rights", "SQL"), "no connection")
+        yield POSTGRES.not_checked(("TLS", "version", "clock", "role", "schema", "rights", "SQL"), "no connection")
         return
     with closing(connection):
         yield from _connected(connection)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import entities as declared_entities
 from data_sources import snapshots_of
 from features.services import predictive_maintenance_v1
-from pipeline.doctor.check import Check, Subject
+from pipeline.doctor.check import Check, State, Subject
 from pipeline.doctor.transport import check_transport
 from pipeline.errors import first_line
 from pipeline.ledger import RUNS
@@ -104,10 +104,11 @@ def _connected(connection: Connection, project: str) -> Iterator[Check]:
         yield REGISTRY.fails("tables", f"Feast's are not there: {', '.join(missing)}", f"{_APPLY}, which makes them")
     else:
         yield REGISTRY.ok("tables", f"{len(feast_tables.tables)} of Feast")
-    yield _rights(connection, found)
+    rights = _rights(connection, found)
+    yield rights
     yield _lock(connection, project)
-    if missing:
-        yield REGISTRY.not_checked(("definitions",), "needs the tables")
+    if missing or rights.state == State.FAILS:
+        yield REGISTRY.not_checked(("definitions",), "needs the tables and rights above")
     else:
         yield from _definitions(connection, project)
 
