@@ -56,6 +56,8 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
         advice = (
             "The embedded engine serves one process at a time: wait for the other one to end."
             if embedded
+            else "Check CLICKHOUSE_CA_CERT, and that the server's certificate is of this host name and not expired."
+            if "CERTIFICATE" in str(error)
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
@@ -68,8 +70,8 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
 
 def reason(error: BaseException) -> str:
     """Return what the server or the connection said, without the request and the classes that urllib3 wraps it in."""
-    said = re.search(r"Caused by .*?: (\[?.*?)['\"]?\)+(?: executing HTTP request.*)?$", str(error), re.DOTALL)
-    return first_line(Exception(said[1])) if said else first_line(error)
+    said = re.search(r"(\[SSL: .*?\(_ssl|\[Errno -?\d+\] [^'\")]*|Read timed out[^'\")]*)", str(error))
+    return first_line(Exception(said[1].removesuffix("(_ssl"))) if said else first_line(error)
 
 
 def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:

@@ -34,4 +34,5 @@ def redacted(text: str) -> str:
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the first line of what a library said, at most `limit` characters, without any password."""
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    return lines[0][:limit].rstrip(".? ")
+    # SQLAlchemy puts the class before the message
+    return re.sub(r"^\(psycopg[\w.]+\) (connection failed: )?", "", lines[0])[:limit].rstrip(".? ")

@@ -44,6 +44,7 @@ _ADVICE = {
     "no permissions": "give its user the rights in deploy/sql/redis_users.conf",
     "WRONGTYPE ": "another program has written a key of this project",
     "CERTIFICATE_VERIFY_FAILED": "check ssl_ca_certs, and that its certificate is of this host name and not expired",
+    "Timeout connecting": "check the host, that it is up and, with ssl=true, that it speaks TLS at this port",
     "WRONG_VERSION_NUMBER": "it does not speak TLS at this port: name the other port, or leave out ssl=true",
     "MISCONF ": "it refuses writes because it cannot save its data to disk",
 }

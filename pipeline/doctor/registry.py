@@ -63,7 +63,7 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
     except SQLAlchemyError as error:
         yield REGISTRY.fails(
             "connection",
-            _reason(error),
+            first_line(error),
             "check FEAST_REGISTRY_URL (registry.path), that the server is up and lets this host in",
         )
         yield REGISTRY.not_checked(("TLS", "tables", "rights", "lock", "definitions"), "no connection")
@@ -72,7 +72,7 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
         try:
             yield from _connected(connection.execution_options(postgresql_readonly=True), config.project)
         except SQLAlchemyError as error:
-            yield REGISTRY.fails("session", _reason(error), "look at the server's log; then run doctor again")
+            yield REGISTRY.fails("session", first_line(error), "look at the server's log; then run doctor again")
 
 
 def _engine(registry: SqlRegistryConfig) -> Engine:
@@ -220,8 +220,3 @@ def _in_detail(stored: Any, definition: Any, changes: list[str]) -> str:
         else:
             details.append(change)
     return ", ".join(details)
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """Return what the driver said, without SQLAlchemy's words around it."""
-    return first_line(getattr(error, "orig", None) or error).removeprefix("connection failed: ")
