@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pipeline import logs
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, redacted
 from pipeline.stop import set_time_limit, stoppable
 from pipeline.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
 
@@ -62,10 +63,11 @@ class DefaultCommandGroup(click.Group):
                 ctx.exit(error.exit_code)
             except (click.exceptions.Exit, click.Abort):
                 raise
-            except Exception:  # a bug; its stack trace, too, belongs on one line then
-                if not logs.are_json():
-                    raise
-                logs.logger.exception("unexpected error")
+            except Exception:  # a bug; a library may have put a password into its message
+                if logs.are_json():  # the stack trace, too, belongs on one line then
+                    logs.logger.exception("unexpected error")
+                else:
+                    click.echo(redacted(traceback.format_exc()), err=True, nl=False)
                 ctx.exit(1)
 
 

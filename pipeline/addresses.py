@@ -7,17 +7,19 @@ to be well-formed before any driver sees it, and the passwords in it are kept ou
 import inspect
 import json
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from redis import Redis
 
 from pipeline.errors import keep_secret
 
-_ESCAPES = "in a password write @ : / ? # % and a blank as %40 %3A %2F %3F %23 %25 %20"
+_ESCAPES = "in a password write @ : / ? # [ ] % and a blank as %40 %3A %2F %3F %23 %5B %5D %25 %20"
+_USER = r"(?:[^@:/?#\[\]\s]*(?::(?P<password>[^@/?#\[\]\s]*))?@)?"
+_HOST = r"(?:\[[\da-fA-F:.]+\]|[\w.%-]*)(?::\d+)?"
 _POSTGRES = re.compile(
-    r"postgres(?:ql)?(?:\+\w+)?://(?:[^@:/?#\s]*(?::[^@/?#\s]*)?@)?[^@/?#\s]*/[^@/?#\s]+(?:\?[^#\s]*)?", re.ASCII
+    rf"postgres(?:ql)?(?:\+\w+)?://{_USER}{_HOST}(?:,{_HOST})*/[^@/?#\s]+(?:\?(?P<query>[^#\s]*))?", re.ASCII
 )
-_DSN = re.compile(r"\w+(?:\+\w+)?://(?:[^@:/?#\s]*(?::[^@/?#\s]*)?@)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d+)?(?:[/?]\S*)?")
+_DSN = re.compile(rf"\w+(?:\+\w+)?://{_USER}{_HOST}(?:/[^@/?#\s]*)?(?:\?(?P<query>[^#\s]*))?", re.ASCII)
 _HTTP_ADDRESS = re.compile(r"(?:https?://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d+)?/?")
 _REDIS_NODE = re.compile(r"[\w.-]+:\d+")
 _BROKEN_ESCAPE = re.compile(r"%(?![\da-fA-F]{2})")
@@ -25,20 +27,14 @@ _BROKEN_ESCAPE = re.compile(r"%(?![\da-fA-F]{2})")
 
 def checked_postgres_url(url: str) -> str:
     """Return `url`; raises `ValueError`, without any part of it, where it is no well-formed URL of a database."""
-    if not _POSTGRES.fullmatch(url) or _BROKEN_ESCAPE.search(url):
-        raise ValueError(f"is no postgresql://user:password@host:port/database; {_ESCAPES}")
-    _keep_passwords(url)
-    return url
+    return _checked(url, _POSTGRES, "is no postgresql://user:password@host:port/database")
 
 
 def checked_clickhouse_dsn(dsn: str) -> str:
     """Return `dsn`; raises `ValueError`, without any part of it, where clickhouse-connect would misread it."""
     if dsn.startswith("chdb:"):
         return dsn
-    if not _DSN.fullmatch(dsn) or _BROKEN_ESCAPE.search(dsn):
-        raise ValueError(f"is no clickhouse://user:password@host:port/database and no chdb:///directory; {_ESCAPES}")
-    _keep_passwords(dsn)
-    return dsn
+    return _checked(dsn, _DSN, "is no clickhousedb://user:password@host:port/database and no chdb:///directory")
 
 
 def checked_http_address(address: str) -> str:
@@ -81,9 +77,12 @@ def _as_feast_reads(value: str) -> str:
         return value
 
 
-def _keep_passwords(url: str) -> None:
-    parts = urlsplit(url)
-    keep_secret(parts.password or "")
-    for name, value in parse_qsl(parts.query):
-        if "password" in name:
-            keep_secret(value)
+def _checked(url: str, pattern: re.Pattern[str], fault: str) -> str:
+    """Return `url` if it has the form of `pattern`, and remember its passwords; raises `ValueError` otherwise."""
+    parts = pattern.fullmatch(url)
+    if not parts or _BROKEN_ESCAPE.search(url):
+        raise ValueError(f"{fault}; {_ESCAPES}")
+    options = dict(parse_qsl(parts["query"] or ""))
+    for password in (parts["password"], *(options[name] for name in options if "password" in name)):
+        keep_secret(password or "")
+    return url

@@ -51,6 +51,7 @@ class Console:
         else:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        handler.addFilter(logs.WithoutSecrets())
         logger.handlers[:] = [handler]
         logger.propagate = False
 

@@ -1,5 +1,6 @@
 """The one exception whose text is for the person who runs the command, and how the words of others get into it."""
 
+import json
 import re
 from urllib.parse import quote, quote_plus, unquote
 
@@ -21,7 +22,9 @@ def keep_secret(password: str) -> None:
     """Never let `password`, as it is or as a URL has it, into what `redacted` and `first_line` return."""
     for form in {password, unquote(password)}:
         if len(form) >= _SHORTEST_SECRET:
-            _SECRETS.update({form, quote(form), quote(form, safe=""), quote_plus(form), repr(form)[1:-1]})
+            in_url = {quote(form), quote(form, safe=""), quote_plus(form)}
+            in_json = {json.dumps(form, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+            _SECRETS.update({form, repr(form)[1:-1]} | in_url | in_json)
 
 
 def redacted(text: str) -> str:
