@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
@@ -20,13 +20,21 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 
 def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
-    checked_clickhouse_dsn(dsn.get_secret_value())
+    if dsn:  # empty is none
+        checked_clickhouse_dsn(dsn.get_secret_value())
     return dsn
+
+
+def _clickhouse_host(host: str) -> str:
+    return checked_http_address(host) if host else host
 
 
 def _clickhouse_password(password: SecretStr) -> SecretStr:
     keep_secret(password.get_secret_value())
     return password
+
+
+OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
 class Settings(BaseSettings):
@@ -40,12 +48,12 @@ class Settings(BaseSettings):
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
     clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
-    clickhouse_host: Annotated[str, AfterValidator(checked_http_address)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(_clickhouse_host)] | None = None
     clickhouse_user: str = "default"
     clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
-    clickhouse_ca_cert: FilePath | None = None
-    clickhouse_client_cert: FilePath | None = None
-    clickhouse_client_cert_key: FilePath | None = None
+    clickhouse_ca_cert: OptionalFile = None
+    clickhouse_client_cert: OptionalFile = None
+    clickhouse_client_cert_key: OptionalFile = None
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: Path = Path("data")

@@ -10,11 +10,13 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import clickhouse_connect
 import pytest
 from redis import Redis
 
 import pipeline.doctor.clickhouse as clickhouse_checks
 import pipeline.doctor.postgres as postgres_checks
+from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
 from pipeline.config import load_settings
 from pipeline.doctor.check import Check, State, Subject
@@ -355,6 +357,14 @@ def test_telemetry_table_that_differs(healthy: Production, monkeypatch: pytest.M
     assert broken(found) == {"ClickHouse schema": "fails", "ClickHouse": "not checked"}
     assert found["ClickHouse schema"]["message"].startswith("telemetry_aggregates lacks p999_value")
     assert "deploy/sql/clickhouse.sql" in found["ClickHouse schema"]["fix"]
+
+
+def test_the_embedded_engine(healthy: Production, clickhouse_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHOUSE_DSN", f"chdb://{clickhouse_directory}")
+    assert broken(findings("ClickHouse")) == {"ClickHouse connection": "fails", "ClickHouse": "not checked"}
+    with closing(clickhouse_connect.get_client(dsn=f"chdb://{clickhouse_directory}")) as client:
+        create_clickhouse_schema(client)
+        assert broken(findings("ClickHouse")) == {"ClickHouse telemetry": "fails", "ClickHouse": "not checked"}
 
 
 def test_telemetry_that_is_late(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@
 --     FEAST_REGISTRY_PASSWORD=... psql -v ON_ERROR_STOP=1 -d postgres -f deploy/sql/postgres_registry.sql
 -- Other names than these: -v role=feast -v database=feast_registry
 --
--- The role owns the schema `feast` of that database, and nothing else: `feast apply` makes Feast's tables there, the
--- first run the ledger. Then FEAST_REGISTRY_URL is postgresql+psycopg://feast:...@host:port/feast_registry
+-- The role may make tables in the schema `feast` of that database, and nothing else: `feast apply` makes Feast's there,
+-- the first run the ledger. Then FEAST_REGISTRY_URL is postgresql+psycopg://feast:...@host:port/feast_registry
 
 \getenv password FEAST_REGISTRY_PASSWORD
 \if :{?role} \else \set role feast

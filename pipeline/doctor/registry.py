@@ -121,7 +121,7 @@ def _rights(connection: Connection, found: Mapping[str, tuple[bool, bool]]) -> C
         return REGISTRY.fails(
             "rights",
             f"{user} may not select, insert and update {', '.join(refused)}",
-            f"make it the owner of its schema: see {_GRANTS}",
+            f"let it own these tables: see {_GRANTS}",
         )
     if not found[RUNS.name][0]:
         if not may_create:
@@ -129,7 +129,7 @@ def _rights(connection: Connection, found: Mapping[str, tuple[bool, bool]]) -> C
                 "rights",
                 f"{user} may make no table in schema {schema or '(none on the search_path)'}, and the first run makes "
                 f"the ledger {RUNS.name}",
-                f"make it the owner of its schema: see {_GRANTS}",
+                f"grant create on its schema: see {_GRANTS}",
             )
         return REGISTRY.ok("rights", f"Feast's tables; the first run will make the ledger in schema {schema}")
     return REGISTRY.ok("rights", f"Feast's tables and the ledger in schema {schema}")
