@@ -406,15 +406,17 @@ def doctor(timeout: float) -> None:
     """
     set_time_limit(timeout)
     from pipeline.console import Console
-    from pipeline.doctor import State, examine
+    from pipeline.doctor.check import State
+    from pipeline.doctor.examination import examine
 
     console = Console([], quiet=False)
     states = []
     for check in examine():
         console.finding(check)
         states.append(check.state)
-    counts = (f"{states.count(state)} {state}" for state in (State.OK, State.WARNING, State.FAILS))
-    console.report(f"{', '.join(counts)}: " + ("put right what fails" if State.FAILS in states else "runs can start"))
+    names = {State.OK: "ok", State.WARNING: "warnings", State.FAILS: "failures"}
+    counts = ", ".join(f"{name} {states.count(state)}" for state, name in names.items())
+    console.report(f"{counts}: {'put right what fails' if State.FAILS in states else 'runs can start'}")
     if State.FAILS in states:
         sys.exit(1)
 

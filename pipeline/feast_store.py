@@ -108,8 +108,9 @@ def _fault(error: Exception) -> str:
     """Return what is wrong with a configuration; pydantic would repeat the values, passwords too."""
     cause = error.args[0] if isinstance(error, FeastConfigError) else error
     if isinstance(cause, ValidationError):
-        return "; ".join(
-            f"{'.'.join(map(str, detail['loc'])) or 'the file'}: {redacted(detail['msg'])}"
-            for detail in cause.errors(include_url=False, include_input=False, include_context=False)
-        )
+        faults = []
+        for detail in cause.errors(include_url=False, include_input=False, include_context=False):
+            place = ".".join(map(str, detail["loc"])) or "the file"
+            faults.append(f"{place}: {redacted(detail['msg']).removeprefix('Value error, ').rstrip('.')}")
+        return "; ".join(faults)
     return first_line(error)

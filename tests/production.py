@@ -44,23 +44,27 @@ PASSWORDS = {
     "server": 's@v:/?#[]%" $w0rd\\ =;-reader',
 }
 
-_PREPARE_CLICKHOUSE = """
-import sys, json
+# Fills the engine as its owner, then serves it to the one user.
+_SERVE_CLICKHOUSE = """
+import json, sys
 from contextlib import closing
 from datetime import datetime
 
 import clickhouse_connect
 
 from dev.schema import create_clickhouse_schema
+from tests.clickhouse_http import main
 
-dsn, rows = "chdb://" + sys.argv[1], json.load(sys.stdin)
-with closing(clickhouse_connect.get_client(dsn=dsn)) as client:
+directory, config = sys.argv[1:]
+rows = json.load(sys.stdin)
+with closing(clickhouse_connect.get_client(dsn="chdb://" + directory)) as client:
     create_clickhouse_schema(client)
     client.command("create table dcmms_analytics.secrets (name String) engine = MergeTree order by name")
-with closing(clickhouse_connect.get_client(dsn=dsn, database="dcmms_analytics")) as client:
+with closing(clickhouse_connect.get_client(dsn="chdb://" + directory, database="dcmms_analytics")) as client:
     for row in rows:
         row["time_bucket"] = datetime.fromisoformat(row["time_bucket"])
     client.insert("telemetry_aggregates", [list(row.values()) for row in rows], column_names=list(rows[0]))
+main([directory, "0", "--user", "feature_store", "--config", config])
 """
 
 
@@ -233,17 +237,17 @@ def _clickhouse(directory: Path, now: datetime) -> Iterator[str]:
         for number in (1, 2)
         for hour in range(1, 49)
     ]
-    script = [sys.executable, "-c", _PREPARE_CLICKHOUSE, data]
-    subprocess.run(script, cwd=REPOSITORY, input=json.dumps(rows, default=str), text=True, check=True)
-    command = [sys.executable, "tests/clickhouse_http.py", data, "0", "--user", "feature_store", "--config", config]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", _SERVE_CLICKHOUSE, data, config],
         cwd=REPOSITORY,
         env=os.environ | {"CLICKHOUSE_PASSWORD": PASSWORDS["clickhouse"]},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     with process:
+        process.stdin.write(json.dumps(rows, default=str))
+        process.stdin.close()
         try:
             yield process.stdout.readline().strip()
         finally:
