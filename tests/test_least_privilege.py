@@ -24,7 +24,7 @@ from pipeline.training import LABEL_SQL
 from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
 from tests.commands import invoke
 from tests.dcmms import asset_key
-from tests.production import DATABASE, PASSWORDS, REGISTRY, Production, clickhouse_statements
+from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
 
 
 def test_everything_works_with_these_roles(
@@ -167,6 +167,18 @@ def test_every_column_that_is_granted_is_read(production: Production) -> None:
                 assert not all_can_run(), f"no query reads {table}.{column}"
                 cursor.execute(f"grant select ({column}) on {table} to feature_store")
         connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("file", "variable"),
+    [("postgres_extraction.sql", "FEATURE_STORE_PASSWORD"), ("postgres_registry.sql", "FEAST_REGISTRY_PASSWORD")],
+)
+def test_without_a_password_no_role_is_made(production: Production, file: str, variable: str) -> None:
+    with pytest.raises(AssertionError, match=f"{variable} is not set"):
+        psql(production.postgres, DATABASE, SQL / file, "role=nobody", "database=nobody")
+    with closing(production.admin()) as connection, connection.cursor() as cursor:
+        cursor.execute("select from pg_roles where rolname = 'nobody'")
+        assert cursor.rowcount == 0
 
 
 # PostgreSQL: the registry -----------------------------------------------------------------------------------------

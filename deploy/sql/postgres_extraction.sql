@@ -8,6 +8,9 @@
 -- A new column in a query needs a line here: `materialize_features.py doctor` names the ones that are missing.
 
 \getenv password FEATURE_STORE_PASSWORD
+\if :{?password} \else
+do 'begin raise exception ''FEATURE_STORE_PASSWORD is not set''; end';
+\endif
 \if :{?role} \else \set role feature_store
 \endif
 \if :{?schema} \else \set schema public

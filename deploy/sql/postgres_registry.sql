@@ -9,6 +9,9 @@
 -- the first run the ledger. Then FEAST_REGISTRY_URL is postgresql+psycopg://feast:...@host:port/feast_registry
 
 \getenv password FEAST_REGISTRY_PASSWORD
+\if :{?password} \else
+do 'begin raise exception ''FEAST_REGISTRY_PASSWORD is not set''; end';
+\endif
 \if :{?role} \else \set role feast
 \endif
 \if :{?database} \else \set database feast_registry
