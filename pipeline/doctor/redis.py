@@ -8,6 +8,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from feast.repo_config import RepoConfig
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from pipeline.doctor.check import Check, Subject
@@ -57,19 +58,21 @@ def check_redis(config: RepoConfig) -> Iterator[Check]:
         try:
             client.ping()
         except (RedisError, OSError) as error:
-            if "MISCONF" in str(error):  # it cannot save, and refuses even this: the checks below say so
-                yield from _connected(client, config, host, port, options)
+            reason = first_line(error)
+            if "MISCONF" not in reason:  # it cannot save, and refuses even this: the checks below say so
+                yield REDIS.fails("connection", f"{host}:{port}: {reason}", advice_for(reason))
+                yield REDIS.not_checked(_NOT_CHECKED, "no connection")
                 return
-            yield REDIS.fails("connection", f"{host}:{port}: {first_line(error)}", advice_for(first_line(error)))
-            yield REDIS.not_checked(_NOT_CHECKED, "no connection")
-            return
-        yield from _connected(client, config, host, port, options)
+        try:
+            yield from _connected(client, config, host, port, options)
+        except (RedisError, OSError) as error:
+            yield REDIS.fails("session", first_line(error), "look at its log and its load; then run doctor again")
 
 
 def _connected(client: Redis, config: RepoConfig, host: str, port: str, options: Mapping[str, Any]) -> Iterator[Check]:
     try:
         info = client.info()
-    except RedisError as error:
+    except NoPermissionError as error:
         yield REDIS.ok("connection", f"{host}:{port}")
         yield REDIS.warning("details", first_line(error), f"let its user ask for INFO: see {_ACL}")
         info = {}
@@ -86,7 +89,7 @@ def _connected(client: Redis, config: RepoConfig, host: str, port: str, options:
     )
     try:
         yield check_clock(REDIS, lambda: _seconds(client))
-    except RedisError as error:
+    except NoPermissionError as error:
         yield REDIS.warning("clock", first_line(error), f"let its user ask for TIME: see {_ACL}")
     if info:
         yield _mode(info)
