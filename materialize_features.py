@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pipeline import logs
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, redacted
 from pipeline.stop import set_time_limit, stoppable
 from pipeline.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
 
@@ -29,6 +30,7 @@ Examples:
   python materialize_features.py --view telemetry_features --no-online
   python materialize_features.py --dry-run                    read everything, write nothing
   python materialize_features.py status                       the last runs and the age of each view
+  python materialize_features.py doctor                       what is wrong with settings, servers, rights
 
 \b
 Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 nothing failed, but the quality gate
@@ -61,10 +63,11 @@ class DefaultCommandGroup(click.Group):
                 ctx.exit(error.exit_code)
             except (click.exceptions.Exit, click.Abort):
                 raise
-            except Exception:  # a bug; its stack trace, too, belongs on one line then
-                if not logs.are_json():
-                    raise
-                logs.logger.exception("unexpected error")
+            except Exception:  # a bug; a library may have put a password into its message
+                if logs.are_json():  # the stack trace, too, belongs on one line then
+                    logs.logger.exception("unexpected error")
+                else:
+                    click.echo(redacted(traceback.format_exc()), err=True, nl=False)
                 ctx.exit(1)
 
 
@@ -379,6 +382,42 @@ def status(last: int) -> None:
         raise failure(error) from None
     console.print(result.tables())
     if not result.is_fresh:
+        sys.exit(1)
+
+
+@cli.command(short_help="Check settings, servers, rights, registry and disk.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop after so long, exit code 124.",
+)
+@log_format_option
+def doctor(timeout: float) -> None:
+    """Check everything that a run needs, one line each, with what to do about what is wrong. Writes nothing.
+
+    Exit code 0 when nothing fails; warnings are no failures.
+
+    \b
+    Example:
+      python materialize_features.py doctor
+    """
+    set_time_limit(timeout)
+    from pipeline.console import Console
+    from pipeline.doctor.check import State
+    from pipeline.doctor.examination import examine
+
+    console = Console([], quiet=False)
+    states = []
+    for check in examine():
+        console.finding(check)
+        states.append(check.state)
+    names = {State.OK: "ok", State.WARNING: "warnings", State.FAILS: "failures"}
+    counts = ", ".join(f"{name} {states.count(state)}" for state, name in names.items())
+    console.report(f"{counts}: {'put right what fails' if State.FAILS in states else 'runs can start'}")
+    if State.FAILS in states:
         sys.exit(1)
 
 

@@ -1,5 +1,7 @@
 """Reading dCMMS's ClickHouse: Arrow streams over HTTP(S), or from the embedded engine."""
 
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,10 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+
+# They log an error besides raising it, and every try.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 class ClickHouseSource:
@@ -32,7 +38,7 @@ class ClickHouseSource:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, OSError, pa.ArrowException) as error:
-            raise PipelineError(f"ClickHouse {self._where}: {first_line(error)}") from error
+            raise PipelineError(f"ClickHouse {self._where}: {reason(error)}") from error
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -42,7 +48,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
 
     Raises `PipelineError` where the server cannot be reached or does not accept the user.
     """
-    arguments, where = _connection_arguments(settings)
+    arguments, where = connection_arguments(settings)
     try:
         client = clickhouse_connect.get_client(**arguments)
     except (ClickHouseError, OSError) as error:
@@ -50,19 +56,28 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
         advice = (
             "The embedded engine serves one process at a time: wait for the other one to end."
             if embedded
+            else "Check CLICKHOUSE_CA_CERT, and that the server's certificate is of this host name and not expired."
+            if "CERTIFICATE" in str(error)
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
-        raise PipelineError(f"ClickHouse {where}: {first_line(error)}. {advice}") from None
+        raise PipelineError(f"ClickHouse {where}: {reason(error)}. {advice}") from None
     try:
         yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
     finally:
         client.close()
 
 
-def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
+def reason(error: BaseException) -> str:
+    """Return what the server or the connection said, without the request and the classes that urllib3 wraps it in."""
+    said = re.search(r"(\[SSL: .*?\(_ssl|\[Errno -?\d+\] [^'\")]*|Read timed out[^'\")]*)", str(error))
+    return first_line(Exception(said[1].removesuffix("(_ssl"))) if said else first_line(error)
+
+
+def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
     """Return what `get_client` needs, and `database at place` for messages."""
     common = {"database": settings.clickhouse_database, "autogenerate_session_id": False}
+    common |= _certificates(settings)
     if settings.clickhouse_dsn:
         dsn = settings.clickhouse_dsn.get_secret_value()
         parts = urlsplit(dsn)
@@ -72,7 +87,7 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
             )
         place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
         if parts.scheme == "chdb":
-            common.pop("autogenerate_session_id")
+            common = {"database": settings.clickhouse_database}
         return {"dsn": dsn, **common}, f"{settings.clickhouse_database} at {place}"
     host = settings.clickhouse_host or ""
     parts = urlsplit(host if "//" in host else f"http://{host}")
@@ -88,6 +103,22 @@ def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
         "send_receive_timeout": settings.statement_timeout_seconds,
         **common,
     }, f"{settings.clickhouse_database} at {parts.hostname}:{port}"
+
+
+def _certificates(settings: Settings) -> dict[str, str]:
+    """Return whose certificates are trusted in place of the well-known ones, and the certificate of this client.
+
+    `strict`: the certificate is shown besides the password, which it replaces only where there is none.
+    """
+    paths = {
+        "ca_cert": settings.clickhouse_ca_cert,
+        "client_cert": settings.clickhouse_client_cert,
+        "client_cert_key": settings.clickhouse_client_cert_key,
+    }
+    arguments = {name: str(path) for name, path in paths.items() if path}
+    if "client_cert" in arguments and settings.clickhouse_password.get_secret_value():
+        arguments["tls_mode"] = "strict"
+    return arguments
 
 
 def _cast(block: pa.RecordBatch | pa.Table, schema: pa.Schema) -> pa.Table:

@@ -1,23 +1,40 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.errors import PipelineError
+from pipeline.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
+from pipeline.errors import PipelineError, keep_secret
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
-    if not re.match(r"postgres(ql)?://[^/]+/\w", url.get_secret_value()):
-        raise ValueError("is no postgresql://user:password@host:port/database")
+    checked_postgres_url(url.get_secret_value())
     return url
+
+
+def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
+    if dsn:  # empty is none
+        checked_clickhouse_dsn(dsn.get_secret_value())
+    return dsn
+
+
+def _clickhouse_host(host: str) -> str:
+    return checked_http_address(host) if host else host
+
+
+def _clickhouse_password(password: SecretStr) -> SecretStr:
+    keep_secret(password.get_secret_value())
+    return password
+
+
+OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
 class Settings(BaseSettings):
@@ -30,10 +47,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
-    clickhouse_dsn: SecretStr | None = None
-    clickhouse_host: str | None = None
+    clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(_clickhouse_host)] | None = None
     clickhouse_user: str = "default"
-    clickhouse_password: SecretStr = SecretStr("")
+    clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
+    clickhouse_ca_cert: OptionalFile = None
+    clickhouse_client_cert: OptionalFile = None
+    clickhouse_client_cert_key: OptionalFile = None
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: Path = Path("data")
@@ -60,12 +80,17 @@ class Settings(BaseSettings):
         return 2 * timedelta(minutes=self.schedule_minutes)
 
 
+def settings_file() -> Path:
+    """Return the file that holds values for the variables that the environment does not have; it may be missing."""
+    return Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+
+
 def load_settings() -> Settings:
     """Return the settings of this process.
 
     Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
     """
-    env_file = Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+    env_file = settings_file()
     try:
         return Settings(_env_file=env_file)
     except ValidationError as error:

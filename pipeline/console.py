@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pipeline import logs
+from pipeline.doctor.check import Check, State
 from pipeline.run import Progress as ProgressCallback
 from pipeline.run import ViewResult
 from pipeline.verify import Consistency
@@ -50,6 +51,7 @@ class Console:
         else:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        handler.addFilter(logs.WithoutSecrets())
         logger.handlers[:] = [handler]
         logger.propagate = False
 
@@ -133,6 +135,14 @@ class Console:
                 if feature.wrong:
                     table.add_row("", feature.feature, *_counts([feature]))
         self._output.print(table)
+
+    def finding(self, check: Check) -> None:
+        """Print a check of the doctor; where log lines are JSON, it is one of them."""
+        if logs.are_json():
+            level = {State.FAILS: logging.ERROR, State.WARNING: logging.WARNING}.get(check.state, logging.INFO)
+            logger.log(level, "%s", check.text, extra=check.as_json())
+        else:
+            self._output.print(check.markup(), soft_wrap=True, highlight=False)
 
     def report(self, text: str) -> None:
         """Print what a command has done, unless it is to be quiet; where log lines are JSON, it is one of them."""

@@ -1,6 +1,8 @@
 """The one exception whose text is for the person who runs the command, and how the words of others get into it."""
 
+import json
 import re
+from urllib.parse import quote, quote_plus, unquote
 
 
 class PipelineError(Exception):
@@ -10,7 +12,30 @@ class PipelineError(Exception):
     exit_code = 1
 
 
+# Passwords of this process in every form that a message can hold them in. Shorter ones than this are left alone: they
+# would turn up in innocent words, and the settings are checked so that no library repeats a password in part.
+_SECRETS: set[str] = set()
+_SHORTEST_SECRET = 6
+
+
+def keep_secret(password: str) -> None:
+    """Never let `password`, as it is or as a URL has it, into what `redacted` and `first_line` return."""
+    for form in {password, unquote(password)}:
+        if len(form) >= _SHORTEST_SECRET:
+            in_url = {quote(form), quote(form, safe=""), quote_plus(form)}
+            in_json = {json.dumps(form, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+            _SECRETS.update({form, repr(form)[1:-1]} | in_url | in_json)
+
+
+def redacted(text: str) -> str:
+    """Return `text` with *** for every password that is known, and for whatever stands before the @ of a URL."""
+    for secret in sorted(_SECRETS, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return re.sub(r"://[^/\s]*@", "://***@", text)
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of what a library said, at most `limit` characters, without the password of a URL."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"://[^@/\s]*@", "://***@", lines[0])[:limit].rstrip(".? ")
+    """Return the first line of what a library said, at most `limit` characters, without any password."""
+    lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
+    # SQLAlchemy puts the class before the message
+    return re.sub(r"^\(psycopg[\w.]+\) (connection failed: )?", "", lines[0])[:limit].rstrip(".? ")

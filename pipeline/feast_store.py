@@ -2,24 +2,28 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
+from pydantic import ValidationError
+from yaml import MarkedYAMLError, YAMLError
 
+from pipeline.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.config import REPOSITORY
-from pipeline.errors import PipelineError, first_line
+from pipeline.errors import PipelineError, first_line, redacted
 from pipeline.schemas import VIEWS
 
 
-@contextmanager
-def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
-    """Yield the feature store that `path`, by default `FEAST_FS_YAML_FILE_PATH`, or the repository configures.
+def load_store_config(path: Path | None = None) -> RepoConfig:
+    """Return the configuration in `path`, by default `FEAST_FS_YAML_FILE_PATH`, or the repository's.
 
-    The registry's connections are closed at the end. Raises `PipelineError` where the file is missing, malformed or
-    names a variable that is not set (Feast takes it literally), or the registry is out of reach.
+    Raises `PipelineError` where the file is missing, malformed or names a variable that is not set (Feast takes it
+    literally), or an address in it would be misread.
     """
     path = path or Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or REPOSITORY / "feature_store.yaml")
     try:
@@ -30,11 +34,33 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     if unset := sorted({name for name in variables if name not in os.environ}):
         raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment")
     try:
-        store = FeatureStore(fs_yaml_file=path)
-        store.registry.list_projects()
-    except Exception as error:  # Feast, pydantic, yaml, SQLAlchemy and its driver each raise their own kinds
+        config = load_repo_config(Path.cwd(), path)
+        _check_addresses(config)
+    except YAMLError as error:
+        line = error.problem_mark.line + 1 if isinstance(error, MarkedYAMLError) and error.problem_mark else "?"
         raise PipelineError(
-            f"{path.name}: {first_line(error)}. Check it, and that the registry database is up."
+            f"{path.name} is no YAML in line {line}. In the value of a variable write ' as '' where the file has it "
+            "in single quotes."
+        ) from None
+    except Exception as error:  # Feast and pydantic each raise their own kinds
+        raise PipelineError(f"{path.name}: {_fault(error)}. See deploy/feature_store.yaml.") from None
+    return config
+
+
+@contextmanager
+def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
+    """Yield the feature store that `load_store_config` configures.
+
+    The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, or the
+    registry is out of reach.
+    """
+    config = load_store_config(path)
+    try:
+        store = FeatureStore(config=config)
+        store.registry.list_projects()
+    except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
+        raise PipelineError(
+            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
         ) from error
     try:
         yield store
@@ -57,3 +83,34 @@ def registered_view(store: FeatureStore, name: str) -> FeatureView:
     if {(field.name, field.dtype) for field in view.features} != {(f.name, f.dtype) for f in VIEWS[name].features}:
         raise PipelineError(f"{name} is registered with other features than its definition has: run `feast apply`")
     return view
+
+
+def _check_addresses(config: RepoConfig) -> None:
+    """Raise `ValueError` where a driver would misread an address, and keep the passwords in them out of messages."""
+    for name in ("path", "read_path"):
+        url = getattr(config.registry, name, None)
+        if url and str(url).startswith("postgres"):
+            _named(f"registry.{name}", checked_postgres_url, str(url))
+    online = config.online_store
+    if isinstance(online, RedisOnlineStoreConfig):
+        single = online.redis_type == RedisType.redis
+        _named("online_store.connection_string", checked_redis_connection, online.connection_string, single=single)
+
+
+def _named(name: str, check: Callable[..., str], *arguments: str, **options: bool) -> None:
+    try:
+        check(*arguments, **options)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong with a configuration; pydantic would repeat the values, passwords too."""
+    cause = error.args[0] if isinstance(error, FeastConfigError) else error
+    if isinstance(cause, ValidationError):
+        faults = []
+        for detail in cause.errors(include_url=False, include_input=False, include_context=False):
+            place = ".".join(map(str, detail["loc"])) or "the file"
+            faults.append(f"{place}: {redacted(detail['msg']).removeprefix('Value error, ').rstrip('.')}")
+        return "; ".join(faults)
+    return first_line(error)

@@ -5,7 +5,23 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from pipeline.errors import redacted
+
 logger = logging.getLogger("pipeline")
+
+
+class WithoutSecrets(logging.Filter):
+    """Takes passwords out of messages, whoever has put them in."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the message; let every record pass."""
+        record.msg, record.args = redacted(record.getMessage()), None
+        return True
+
+
+class _JsonFormatter(JsonFormatter):
+    def formatException(self, exc_info: Any) -> str:
+        return redacted(super().formatException(exc_info))
 
 
 def choose_format(name: str) -> None:
@@ -16,8 +32,9 @@ def choose_format(name: str) -> None:
     if name == "json":
         handler = logging.StreamHandler()
         handler.setFormatter(
-            JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
+            _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
         )
+        handler.addFilter(WithoutSecrets())
         logger.addHandler(handler)
         logger.propagate = False
         root.addHandler(handler)

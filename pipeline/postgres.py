@@ -63,6 +63,19 @@ class PostgresSource:
             ),
         ).cast(schema)
 
+    def plan(self, query: str) -> None:
+        """Have the server plan `query` without running it.
+
+        Raises `PipelineError` where a table, a column, a type, a function or a right is missing.
+        """
+        prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("select set_config('feature_store.as_of', '2026-01-01T00:00:00Z', true)")
+                cursor.execute(f"explain {prefix} select * from ({query}) as extracted")
+        except psycopg2.Error as error:
+            raise PipelineError(f"PostgreSQL {_where(self._connection)}: {_reason(error)}") from error
+
 
 @contextmanager
 def open_postgres(settings: Settings) -> Iterator[PostgresSource]:

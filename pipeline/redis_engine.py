@@ -27,18 +27,25 @@ _READ_ROWS = 16_384
 _ENCODE_ROWS = 512
 
 _FALLBACK = "publish with --engine feast, which is slower and works with every online store"
+_FULL = "its memory is full (maxmemory) and it may not evict: give it more, or free some"
+_REPLICA = "this is a replica: name the primary in feature_store.yaml"
 _CLUSTER = f"this is a node of a cluster: set redis_type: redis_cluster in feature_store.yaml and {_FALLBACK}"
 # What Redis answers, or what its client makes of it, and what to do about it.
 _ADVICE = {
-    "OOM ": "its memory is full (maxmemory) and it may not evict: give it more, or free some",
-    "READONLY ": "this is a replica: name the primary in feature_store.yaml",
+    "OOM ": _FULL,
+    "used memory > 'maxmemory'": _FULL,
+    "READONLY ": _REPLICA,
+    "read only replica": _REPLICA,
     "MOVED ": _CLUSTER,
     "CROSSSLOT ": _CLUSTER,
     "CLUSTERDOWN ": _CLUSTER,
     "invalid username-password pair": "check the user and the password in feature_store.yaml",
     "Authentication required": "set the password in feature_store.yaml",
-    "NOPERM ": "its user needs +@read +@write +@transaction +eval on the keys of the project",
+    "no permissions": "give its user the rights in deploy/sql/redis_users.conf",
     "WRONGTYPE ": "another program has written a key of this project",
+    "CERTIFICATE_VERIFY_FAILED": "check ssl_ca_certs, and that its certificate is of this host name and not expired",
+    "Timeout connecting": "check the host, that it is up and, with ssl=true, that it speaks TLS at this port",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS at this port: name the other port, or leave out ssl=true",
     "MISCONF ": "it refuses writes because it cannot save its data to disk",
 }
 
@@ -120,9 +127,13 @@ def translated_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         text = first_line(error)
-        advice = next((advice for sign, advice in _ADVICE.items() if sign in f"{text} "), None)
-        advice = advice or "check that it is up and the connection string in feature_store.yaml"
-        raise PipelineError(f"Redis: {text}: {advice}") from error
+        raise PipelineError(f"Redis: {text}: {advice_for(text)}") from error
+
+
+def advice_for(text: str) -> str:
+    """Return what to do about what Redis or its client has said."""
+    advice = next((advice for sign, advice in _ADVICE.items() if sign in f"{text} "), None)
+    return advice or "check that it is up and the connection string in feature_store.yaml"
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:

@@ -67,6 +67,11 @@ class RowEncoder:
             b"$", _decimal(sizes), _LINE_END + self._key_prefix, _little_endian(lengths), ids, self._project + _LINE_END
         )
 
+    def plain_key(self, entity_id: str) -> bytes:
+        """Return the Redis key of one entity id, as clients take it."""
+        text = entity_id.encode()
+        return self._key_prefix + len(text).to_bytes(4, "little") + text + self._project
+
     def ids(self, keys: pa.Array) -> pa.Array:
         """Return the entity ids of those Redis `keys` that are keys of this project and join key."""
         head, tail = len(self._key_prefix) + 4, len(self._project)

@@ -134,9 +134,9 @@ class Engine:
     one. One statement runs at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: Path | None = None) -> None:
         # chdb compares directories as text, and clickhouse-connect passes the resolved one.
-        self._path = str(path.resolve())
+        self._path = str(path.resolve()) + (f"?config-file={config}" if config else "")
         self._lock = threading.Lock()
         self._keep_alive = chdb.connect(self._path)
         self._version, self._timezone = self._ask("select version(), timezone()").split("\t")
@@ -307,7 +307,8 @@ class ClickHouseHttpFront:
     """Context manager: the embedded engine on the directory `path`, reachable by HTTP on loopback.
 
     `port` 0 takes a free one. Only `user` with `password` is let in. With `tls` it serves HTTPS. This process
-    may at the same time open the directory through clickhouse-connect's `chdb://` interface, no other may.
+    may at the same time open the directory through clickhouse-connect's `chdb://` interface, no other may. `config` is
+    a server's configuration file; of it the engine takes `user_directories`, and the rights of the user `default`.
 
     Attributes: `host`, `port`, `url` (without credentials), `user`, `password`.
     """
@@ -320,10 +321,11 @@ class ClickHouseHttpFront:
         *,
         port: int = 0,
         tls: ssl.SSLContext | None = None,
+        config: Path | None = None,
     ) -> None:
         self.user = user
         self.password = password
-        self._engine = Engine(Path(path))
+        self._engine = Engine(Path(path), config)
         try:
             self._server = _Server(("127.0.0.1", port), self._engine, (user, password), tls)
         except OSError:
@@ -353,14 +355,15 @@ class ClickHouseHttpFront:
 @click.argument("port", type=click.IntRange(0, 65535))
 @click.option("--user", default="default", show_default=True)
 @click.option("--password", default="", envvar="CLICKHOUSE_PASSWORD")
-def main(directory: Path, port: int, user: str, password: str) -> None:
+@click.option("--config", type=click.Path(exists=True, path_type=Path), help="A server's configuration file.")
+def main(directory: Path, port: int, user: str, password: str, config: Path | None) -> None:
     """Serve the embedded ClickHouse DIRECTORY by HTTP on 127.0.0.1:PORT until the process is ended.
 
     The first line of the output is the URL; the front answers when it is there.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with ClickHouseHttpFront(directory, user, password, port=port) as front:
+        with ClickHouseHttpFront(directory, user, password, port=port, config=config) as front:
             click.echo(front.url)
             sys.stdout.flush()
             threading.Event().wait()

@@ -14,6 +14,8 @@ from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from pipeline.config import Settings
 from tests.dcmms import Dcmms
+from tests.production import Production
+from tests.production import production as open_production
 
 DATABASE = "dcmms_analytics"
 
@@ -34,6 +36,13 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Redis, empty at the start of the session."""
     with RedisServer(tmp_path_factory.mktemp("redis"), free_port()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def production(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    """dCMMS and the feature store with the roles of deploy/sql."""
+    with open_production(postgres, tmp_path_factory.mktemp("production")) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 
 from data_sources import snapshots_of
 from dev.servers import PostgresServer
-from pipeline.clickhouse import _connection_arguments, open_clickhouse
+from pipeline.clickhouse import connection_arguments, open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.extract import extract_telemetry, extracted_schema
@@ -166,7 +166,7 @@ def test_clickhouse_host_with_and_without_scheme_and_port(host: str, expected: t
         clickhouse_user=USER,
         clickhouse_password=PASSWORD,
     )
-    arguments, where = _connection_arguments(settings)
+    arguments, where = connection_arguments(settings)
     assert (arguments["host"], arguments["port"], arguments["secure"]) == expected
     assert (arguments["username"], arguments["password"]) == (USER, PASSWORD)
     assert where == f"dcmms_analytics at {expected[0]}:{expected[1]}"

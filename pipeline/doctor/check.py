@@ -1,0 +1,63 @@
+"""What the doctor finds: one line per check, and what to do about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rich.markup import escape
+
+
+class State(StrEnum):
+    """How a check ended. Only `FAILS` makes the doctor fail."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILS = "fails"
+    NOT_CHECKED = "not checked"
+
+
+_COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAILS: "bold red", State.NOT_CHECKED: "dim"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding about `name` of `subject`, such as the version of PostgreSQL; `fix` says what to do."""
+
+    subject: str
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+
+    def markup(self) -> str:
+        """Return it as one line for a terminal, and the fix as a second one."""
+        colour = _COLOURS[self.state]
+        line = f"[{colour}]{self.state:<12}[/]{f'{self.subject} {self.name}':<24} {escape(self.text)}"
+        return f"{line}\n{'':<12}→ {escape(self.fix)}" if self.fix else line
+
+    def as_json(self) -> dict[str, str]:
+        """Return it as the fields of a log line, whose message is the text."""
+        return {"subject": self.subject, "check": self.name, "state": str(self.state), "fix": self.fix}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What checks are about; makes them."""
+
+    name: str
+
+    def ok(self, check: str, text: str) -> Check:
+        """Return a check that found nothing."""
+        return Check(self.name, check, State.OK, text)
+
+    def warning(self, check: str, text: str, fix: str) -> Check:
+        """Return a check that found something that runs can live with."""
+        return Check(self.name, check, State.WARNING, text, fix)
+
+    def fails(self, check: str, text: str, fix: str) -> Check:
+        """Return a check that found what makes runs fail, or their results wrong."""
+        return Check(self.name, check, State.FAILS, text, fix)
+
+    def not_checked(self, checks: Iterable[str], because: str) -> Check:
+        """Return what could not be checked, since an earlier check failed, in one line."""
+        return Check(self.name, "", State.NOT_CHECKED, f"{', '.join(checks)}: {because}")
