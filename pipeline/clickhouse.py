@@ -13,6 +13,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+from pipeline.fault_points import fault_point
 
 
 class ClickHouseSource:
@@ -33,6 +34,7 @@ class ClickHouseSource:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, OSError, pa.ArrowException) as error:
             raise PipelineError(f"ClickHouse {self._where}: {first_line(error)}") from error
+        fault_point("clickhouse: read")
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -54,6 +56,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
             "server is up."
         )
         raise PipelineError(f"ClickHouse {where}: {first_line(error)}. {advice}") from None
+    fault_point("clickhouse: connected")
     try:
         yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
     finally:

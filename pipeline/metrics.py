@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Enum, Gauge, write_to_textfile
 
 from pipeline.errors import PipelineError
+from pipeline.fault_points import fault_point
 from pipeline.feast_store import open_feature_store
 from pipeline.ledger import INTERRUPTED, Ledger, Publication, Run
 from pipeline.run import exit_code
@@ -59,7 +60,9 @@ def _write(run: Run, seconds: float, path: Path) -> None:
     _add_results(registry, run)
     _add_publications(registry, _last_publications())
     try:
+        fault_point("metrics: before")
         write_to_textfile(str(path), registry)
+        fault_point("metrics: written")
     except OSError as error:
         logger.warning("Metrics file %s cannot be written: %s", path, error.strerror or error)
 

@@ -14,6 +14,7 @@ from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline import redis_engine
 from pipeline.errors import PipelineError, first_line
+from pipeline.fault_points import fault_point
 from pipeline.feast_store import registered_view
 from pipeline.snapshots import newest_snapshot, snapshot_instant
 from pipeline.views import ENGINE_FEAST, ENGINE_REDIS
@@ -55,9 +56,13 @@ def publish(
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
+    fault_point("online: before")
     written = redis_engine.write_snapshot_rows(store, view, as_of, path, progress=progress)
+    fault_point("online: written")
     removed = redis_engine.remove_departed(store, view, as_of, path)
+    fault_point("online: departed removed")
     _record(store, view, as_of)
+    fault_point("online: recorded")
     return Published(written.rows, written.newer, removed)
 
 

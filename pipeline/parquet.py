@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
+from pipeline.fault_points import fault_point
 
 # A reader that goes by batches then holds a part of the file, not all of it.
 ROW_GROUP_ROWS = 16_384
@@ -23,10 +24,13 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
+                fault_point("parquet: opened")
                 pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
                 file.flush()
                 os.fsync(file.fileno())
+            fault_point("parquet: written")
             temporary.replace(path)
+            fault_point("parquet: renamed")
         finally:
             temporary.unlink(missing_ok=True)
         _sync_directory(path.parent)

@@ -13,6 +13,7 @@ from psycopg2 import sql
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+from pipeline.fault_points import fault_point
 from pipeline.stop import at_stop
 
 # Some sites have no wind turbines and no table for them. A common table expression of the same name stands in for it,
@@ -50,6 +51,7 @@ class PostgresSource:
                 )
         except psycopg2.Error as error:
             raise PipelineError(f"PostgreSQL {_where(self._connection)}: {_reason(error)}") from error
+        fault_point("postgres: read")
         buffer.seek(0)
         return pa.csv.read_csv(
             buffer,
@@ -84,7 +86,9 @@ def open_postgres(settings: Settings) -> Iterator[PostgresSource]:
                 ).format(sql.Literal(settings.statement_timeout_seconds * 1000))
             )
         with at_stop(lambda _: connection.cancel()):  # libpq waits in C, out of reach of a signal handler
-            yield PostgresSource(connection)
+            source = PostgresSource(connection)
+            fault_point("postgres: connected")
+            yield source
     finally:
         connection.close()
 

@@ -16,6 +16,7 @@ from pipeline import extract, online, quality, verify
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
 from pipeline.errors import PipelineError
+from pipeline.fault_points import fault_point
 from pipeline.feast_store import registered_view
 from pipeline.lock import RunLock
 from pipeline.postgres import open_postgres
@@ -235,6 +236,7 @@ class _Run:
             broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)
         if not broken:
             return
+        fault_point("quality: rejected")
         del self.snapshots[view]
         path = quarantine_path(data_dir, view, self.as_of) if keep_rejected else None
         self.results[view].rejected = set_aside(snapshot, broken, path)
