@@ -1,5 +1,6 @@
 """Reading dCMMS's ClickHouse: Arrow streams over HTTP(S), or from the embedded engine."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,16 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
 from pipeline.fault_points import fault_point
+from pipeline.passing_faults import pipeline_error
+from pipeline.retries import attempts
+
+# It logs what it also raises, in words for its developers.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
 class ClickHouseSource:
@@ -29,11 +36,14 @@ class ClickHouseSource:
 
         Raises `PipelineError` where the server refuses the query, breaks off, or a column of `schema` is missing.
         """
+        return attempts()(self._stream, query, parameters, schema)
+
+    def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         try:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
-        except (ClickHouseError, OSError, pa.ArrowException) as error:
-            raise PipelineError(f"ClickHouse {self._where}: {first_line(error)}") from error
+        except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
+            raise pipeline_error(error, f"ClickHouse {self._where}: {first_line(error)}") from error
         fault_point("clickhouse: read")
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
@@ -45,9 +55,18 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
     Raises `PipelineError` where the server cannot be reached or does not accept the user.
     """
     arguments, where = _connection_arguments(settings)
+    client = attempts()(_connect, arguments, where)
+    fault_point("clickhouse: connected")
     try:
-        client = clickhouse_connect.get_client(**arguments)
-    except (ClickHouseError, OSError) as error:
+        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
+    finally:
+        client.close()
+
+
+def _connect(arguments: Mapping[str, Any], where: str) -> Client:
+    try:
+        return clickhouse_connect.get_client(**arguments)
+    except (ClickHouseError, HTTPError, OSError) as error:
         embedded = arguments.get("dsn", "").startswith("chdb:")
         advice = (
             "The embedded engine serves one process at a time: wait for the other one to end."
@@ -55,12 +74,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
-        raise PipelineError(f"ClickHouse {where}: {first_line(error)}. {advice}") from None
-    fault_point("clickhouse: connected")
-    try:
-        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
-    finally:
-        client.close()
+        raise pipeline_error(error, f"ClickHouse {where}: {first_line(error)}. {advice}") from None
 
 
 def _connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:

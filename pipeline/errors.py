@@ -10,6 +10,10 @@ class PipelineError(Exception):
     exit_code = 1
 
 
+class Unavailable(PipelineError):
+    """A server is out of reach or has broken off, for reasons that may pass: the same again can well succeed."""
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the first line of what a library said, at most `limit` characters, without the password of a URL."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

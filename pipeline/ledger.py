@@ -21,6 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import PipelineError, first_line
 from pipeline.fault_points import fault_point
+from pipeline.passing_faults import pipeline_error
+from pipeline.retries import attempts
 from pipeline.run import ViewResult
 from pipeline.stop import Stopped, at_stop
 
@@ -163,7 +165,7 @@ class Ledger:
                 connection.execute(text("set local statement_timeout = '10s'"))
                 yield connection
         except SQLAlchemyError as error:
-            raise PipelineError(f"Run ledger {RUNS.name}: {first_line(error)}") from error
+            raise pipeline_error(error, f"Run ledger {RUNS.name}: {first_line(error)}") from error
 
 
 @contextmanager
@@ -197,7 +199,7 @@ def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
 
 def _warn_if_it_fails(write: Callable[[Run], None], run: Run) -> None:
     try:
-        write(run)
+        attempts()(write, run)
     except PipelineError as error:
         logger.warning("%s. The run goes on without its row.", error)
 

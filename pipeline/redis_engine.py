@@ -18,6 +18,7 @@ from redis import Redis, RedisError
 
 from pipeline.departed import departed_online, departed_since
 from pipeline.errors import PipelineError, first_line
+from pipeline.passing_faults import pipeline_error
 from pipeline.redis_layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.redis_writer import Rows, Written, connect, write_rows
 from pipeline.snapshots import snapshot_path, snapshots_between
@@ -122,7 +123,7 @@ def translated_errors() -> Iterator[None]:
         text = first_line(error)
         advice = next((advice for sign, advice in _ADVICE.items() if sign in f"{text} "), None)
         advice = advice or "check that it is up and the connection string in feature_store.yaml"
-        raise PipelineError(f"Redis: {text}: {advice}") from error
+        raise pipeline_error(error, f"Redis: {text}: {advice}") from error
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:

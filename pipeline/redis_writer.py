@@ -100,7 +100,8 @@ def write_rows(
             if previous:
                 previous.write()
             previous = lane
-            progress(written.rows)
+            if written.rows:
+                progress(written.rows)
         if previous:
             previous.write()
         for _ in connections:

@@ -15,12 +15,13 @@ from feast import FeatureStore
 from pipeline import extract, online, quality, verify
 from pipeline.clickhouse import open_clickhouse
 from pipeline.config import Settings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, Unavailable
 from pipeline.fault_points import fault_point
 from pipeline.feast_store import registered_view
 from pipeline.lock import RunLock
-from pipeline.postgres import open_postgres
+from pipeline.postgres import PostgresSource, open_postgres
 from pipeline.quarantine import in_words, quarantine_path, set_aside
+from pipeline.retries import attempts, retrying_for
 from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
@@ -101,10 +102,11 @@ def materialize(
     dictionary given as `results` holds the results of now at any time.
     """
     run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
-    run.read()
-    run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
-    if not dry_run:
-        run.keep(store)
+    with retrying_for(settings.retry_seconds):
+        run.read()
+        run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
+        if not dry_run:
+            run.keep(store)
     return [run.results[view] for view in views]
 
 
@@ -189,12 +191,20 @@ class _Run:
             if is_needed
         ]
         try:
-            with open_postgres(self.settings) as source:
-                for view in needed:
-                    with self._step(view, "reading"):
-                        self.raw[view] = extract.extract_postgres(source, view, self.as_of)
+            for attempt in attempts():
+                # All views from one transaction: where it is lost, none of them counts.
+                with attempt, open_postgres(self.settings) as source:
+                    self._read_views(source, needed)
         except PipelineError as error:
             self._fail(needed, error)
+
+    def _read_views(self, source: PostgresSource, views: list[str]) -> None:
+        read = {}
+        for view in views:
+            self.results[view].error = None  # of an attempt before
+            with self._step(view, "reading", passing=(Unavailable,)):
+                read[view] = extract.extract_postgres(source, view, self.as_of)
+        self.raw |= read
 
     def _read_clickhouse(self) -> None:
         if ASSETS in self.views or TELEMETRY in self.views:
@@ -283,7 +293,7 @@ class _Run:
 
     def _verify(self, view: str, store: FeatureStore) -> None:
         """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
-        features = verify.verify(store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
+        features = attempts()(verify.verify, store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
         if wrong := [feature for feature in features if feature.wrong]:
             raise PipelineError(
                 f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "
@@ -302,12 +312,14 @@ class _Run:
         logger.error("%s: %s", names, error, extra={"view": names} | ({"stage": stage} if stage else {}))
 
     @contextmanager
-    def _step(self, view: str, stage: str) -> Iterator[None]:
-        """Do one thing for one view: its time counts for the view, its failure fails the view."""
+    def _step(self, view: str, stage: str, *, passing: tuple[type[PipelineError], ...] = ()) -> Iterator[None]:
+        """Do one thing for one view: its time counts for the view, its failure, but for one to pass on, fails it."""
         self.progress(view, stage, 0.0)
         started = time.monotonic()
         try:
             yield
+        except passing:  # none of them by default
+            raise
         except PipelineError as error:
             self._fail([view], error, stage)
         finally:

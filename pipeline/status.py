@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import PipelineError, first_line
+from pipeline.feast_store import registry_error
 from pipeline.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.lock import lock_holder
 from pipeline.views import VIEW_NAMES
@@ -78,7 +78,7 @@ def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
     except FeastObjectNotFoundException:
         return None
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error
 
 
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
@@ -87,7 +87,7 @@ def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
         with store.registry.write_engine.connect() as connection:
             holder = lock_holder(connection, store.project)
     except SQLAlchemyError as error:
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error
     alive = holder.backend_pid if holder else None
     return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
 

@@ -8,11 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-
-import time_machine
 
 from materialize_features import cli
 from pipeline import fault_points

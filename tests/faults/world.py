@@ -1,7 +1,8 @@
 """A fleet at two instants, real servers, and what a reader may see of a run from A to B that is disturbed.
 
-The snapshots of A are published; the run for B is killed, or its connections are. Whatever happens, a reader finds each
-snapshot file whole and each online row entirely of one run, and the next run ends exactly where an undisturbed one does.
+The snapshots of A are published; the run for B is killed, or its connections are. Whatever happens, a reader finds
+each snapshot file whole and each online row entirely of one run, and the next run ends exactly where an undisturbed one
+does.
 """
 
 import shutil
