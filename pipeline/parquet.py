@@ -1,6 +1,8 @@
 """Writing a Parquet file so that no reader ever sees half of it."""
 
+import logging
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +10,11 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
 from pipeline.fault_points import fault_point
+
+logger = logging.getLogger(__name__)
+
+# What a killed process has left is harmless. Nothing that is still being written is as old as this.
+_LEFTOVER_SECONDS = 24 * 3600
 
 # A reader that goes by batches then holds a part of the file, not all of it.
 ROW_GROUP_ROWS = 16_384
@@ -39,6 +46,21 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         raise PipelineError(
             f"{path} cannot be written: {error.strerror or error}. Check the folder, its rights and its space."
         ) from error
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove the unfinished files of killed processes, those that `pattern` finds below `folder`, when they are old.
+
+    A file that cannot be removed is a warning.
+    """
+    for path in folder.glob(pattern):
+        try:
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # somebody else was faster
+            continue
+        except OSError as error:
+            logger.warning("%s, left by a run that died, cannot be removed: %s", path, error.strerror or error)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -29,7 +29,9 @@ _POSTGRES_STATES = re.compile(r"08|53300|57P0[123]|40001|40P01")
 # What a server says that takes no connection just now; libpq reports it without a SQLSTATE.
 _POSTGRES_NOT_NOW = re.compile(r"starting up|shutting down|recovery|too many clients|connection slots|not yet accept")
 # What libpq says by itself of a connection that can never work.
-_POSTGRES_NEVER = re.compile(r"certificate|\bSSL\b|password|Name or service not known|invalid|does not exist")
+_POSTGRES_NEVER = re.compile(
+    r"certificate|(support|no) SSL|SSL was required|alert|wrong version|password|Name or service not known|invalid"
+)
 
 # TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, ALL_CONNECTION_TRIES_FAILED, KEEPER_EXCEPTION
 _CLICKHOUSE_CODES = re.compile(r"\b[Cc]ode: (202|209|210|279|999)\b|\b(502|503|504)\b")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg2 import sql
 
+from pipeline.clock import CLOCK_TOLERANCE, ClockError
 from pipeline.config import Settings
 from pipeline.errors import first_line
 from pipeline.fault_points import fault_point
@@ -29,8 +30,8 @@ _NO_WIND_TURBINES = (
 )
 # A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
 _SILENCE_SECONDS = 10
-# A host that vanished without a word: idle, then 3 probes 10 s apart.
-_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
+# A host that vanished without a word is noticed within 90 s: idle, then 3 probes 10 s apart; milliseconds to be heard.
+_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 90_000}
 
 
 class PostgresSource:
@@ -41,8 +42,16 @@ class PostgresSource:
         self._where = _where(connection)
         self._silence_seconds = timeout_seconds + _SILENCE_SECONDS
         with connection.cursor() as cursor:
-            cursor.execute("select to_regclass('wind_turbine_metadata') is not null")
-            self._has_wind_turbines = cursor.fetchone()[0]
+            cursor.execute("select to_regclass('wind_turbine_metadata') is not null, clock_timestamp()")
+            self._has_wind_turbines, self._opened_at = cursor.fetchone()
+
+    def check_instant(self, as_of: datetime) -> None:
+        """Raise `ClockError` where `as_of` has not come yet by the clock of the database: it cannot know its facts."""
+        if as_of > self._opened_at + CLOCK_TOLERANCE:
+            raise ClockError(
+                f"The as-of instant {as_of.isoformat()} is in the future by the clock of PostgreSQL {self._where}, "
+                f"where it is {self._opened_at.isoformat(timespec='seconds')}: correct the clock that is wrong"
+            )
 
     def copy(self, query: str, as_of: Sequence[datetime], schema: pa.Schema) -> pa.Table:
         """Return the rows of `query` for the instants `as_of` as a table of exactly `schema`.

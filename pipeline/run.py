@@ -14,6 +14,7 @@ from feast import FeatureStore
 
 from pipeline import extract, online, quality, verify
 from pipeline.clickhouse import open_clickhouse
+from pipeline.clock import ClockError, is_ahead
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, Unavailable
 from pipeline.fault_points import fault_point
@@ -22,7 +23,14 @@ from pipeline.lock import RunLock
 from pipeline.postgres import PostgresSource, open_postgres
 from pipeline.quarantine import in_words, quarantine_path, set_aside
 from pipeline.retries import attempts, retrying_for
-from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
+from pipeline.snapshots import (
+    newest_snapshot,
+    read_snapshot,
+    remove_unfinished,
+    snapshot_instant,
+    snapshot_path,
+    write_snapshot,
+)
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
@@ -99,7 +107,8 @@ def materialize(
     one that the quality gate rejects, whose `rejected` rows go into quarantine; with `accept_drop` it may have fewer
     rows and known values than before. Without `store` nothing is published, with `dry_run` nothing is written. Nothing
     is published either once `lock` is lost. `engine`, one of `pipeline.views.ENGINES`, does the publishing. A
-    dictionary given as `results` holds the results of now at any time.
+    dictionary given as `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the
+    future of PostgreSQL.
     """
     run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     with retrying_for(settings.retry_seconds):
@@ -165,6 +174,7 @@ class _Run:
 
     def keep(self, store: FeatureStore | None) -> None:
         """Write the snapshots and, with `store`, publish those that are the newest of their view."""
+        remove_unfinished(self.settings.feature_data_dir)
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
@@ -195,10 +205,13 @@ class _Run:
                 # All views from one transaction: where it is lost, none of them counts.
                 with attempt, open_postgres(self.settings) as source:
                     self._read_views(source, needed)
+        except ClockError:
+            raise
         except PipelineError as error:
             self._fail(needed, error)
 
     def _read_views(self, source: PostgresSource, views: list[str]) -> None:
+        source.check_instant(self.as_of)
         read = {}
         for view in views:
             self.results[view].error = None  # of an attempt before
@@ -266,6 +279,9 @@ class _Run:
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         newest = newest_snapshot(self.settings.feature_data_dir, view)
         if newest and newest != path:
+            if is_ahead(snapshot_instant(newest)):
+                self._fail([view], _of_the_future(f"the snapshot {newest}"))
+                return False
             self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
             return False
         return True
@@ -285,6 +301,9 @@ class _Run:
         if done.removed:
             self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
         if done.newer:
+            published = registered_view(store, view).most_recent_end_time
+            if published and is_ahead(published):
+                raise _of_the_future(f"what is online as of {published.isoformat()}")
             self._note(view, f"not published: the online store has newer values of {done.newer} of {rows} rows")
             return
         self._verify(view, store)
@@ -324,3 +343,10 @@ class _Run:
             self._fail([view], error, stage)
         finally:
             self.results[view].seconds += time.monotonic() - started
+
+
+def _of_the_future(what: str) -> PipelineError:
+    return PipelineError(
+        f"not published: {what} is in the future, and nothing replaces it until then. If this machine's clock is right "
+        "now, it was wrong then: remove it"
+    )

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.clock import CLOCK_TOLERANCE
 from pipeline.feast_store import registry_error
 from pipeline.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.lock import lock_holder
@@ -31,6 +32,8 @@ class ViewAge:
         """`fresh`, or what is wrong."""
         if self.age is None:
             return "never published"
+        if self.age < -CLOCK_TOLERANCE:
+            return "in the future"
         return "too old" if self.age > self.limit else "fresh"
 
 
@@ -139,6 +142,8 @@ def _length(length: timedelta | None) -> str:
     """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
     if length is None:
         return "-"
+    if length < timedelta(0):  # of a clock that has been put back
+        return f"-{_length(-length)}"
     minutes = int(length.total_seconds() // 60)
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:
