@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties bench docs lint clean
+.PHONY: help demo demo-wind up down load test test-properties test-faults bench docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 
 test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
+
+test-faults: $(INSTALLED) ## kill runs at 60 points and harm their connections, servers, disk and clock; 9 minutes
+	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)

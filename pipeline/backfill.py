@@ -17,6 +17,7 @@ from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.postgres import open_postgres
 from pipeline.quarantine import in_words, quarantine_path, set_aside
+from pipeline.retries import retrying_for
 from pipeline.schemas import TIMESTAMP
 from pipeline.snapshots import snapshot_path, write_snapshot
 from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
@@ -94,7 +95,7 @@ def backfill(
     progress(result.present, len(instants))
     if not wanted:
         return result
-    with ExitStack() as stack:
+    with retrying_for(settings.retry_seconds), ExitStack() as stack:
         postgres = stack.enter_context(open_postgres(settings))
         clickhouse = None
         if ASSETS in views or TELEMETRY in views:

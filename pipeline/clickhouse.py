@@ -12,9 +12,13 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
+from pipeline.fault_points import fault_point
+from pipeline.passing_faults import pipeline_error
+from pipeline.retries import attempts
 
 # They log an error besides raising it, and every try.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
@@ -34,11 +38,15 @@ class ClickHouseSource:
 
         Raises `PipelineError` where the server refuses the query, breaks off, or a column of `schema` is missing.
         """
+        return attempts()(self._stream, query, parameters, schema)
+
+    def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         try:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
-        except (ClickHouseError, OSError, pa.ArrowException) as error:
-            raise PipelineError(f"ClickHouse {self._where}: {reason(error)}") from error
+        except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
+            raise pipeline_error(error, f"ClickHouse {self._where}: {reason(error)}") from error
+        fault_point("clickhouse: read")
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -49,9 +57,18 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
     Raises `PipelineError` where the server cannot be reached or does not accept the user.
     """
     arguments, where = connection_arguments(settings)
+    client = attempts()(_connect, arguments, where)
+    fault_point("clickhouse: connected")
     try:
-        client = clickhouse_connect.get_client(**arguments)
-    except (ClickHouseError, OSError) as error:
+        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
+    finally:
+        client.close()
+
+
+def _connect(arguments: Mapping[str, Any], where: str) -> Client:
+    try:
+        return clickhouse_connect.get_client(**arguments)
+    except (ClickHouseError, HTTPError, OSError) as error:
         embedded = arguments.get("dsn", "").startswith("chdb:")
         advice = (
             "The embedded engine serves one process at a time: wait for the other one to end."
@@ -61,11 +78,7 @@ def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
-        raise PipelineError(f"ClickHouse {where}: {reason(error)}. {advice}") from None
-    try:
-        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
-    finally:
-        client.close()
+        raise pipeline_error(error, f"ClickHouse {where}: {reason(error)}. {advice}") from None
 
 
 def reason(error: BaseException) -> str:

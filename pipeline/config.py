@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: Path = Path("data")
     statement_timeout_seconds: int = Field(900, ge=1)
+    retry_seconds: float = Field(30, ge=0)
     schedule_minutes: int = Field(60, ge=1)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
 

@@ -12,6 +12,10 @@ class PipelineError(Exception):
     exit_code = 1
 
 
+class Unavailable(PipelineError):
+    """A server is out of reach or has broken off, for reasons that may pass: the same again can well succeed."""
+
+
 # Passwords of this process in every form that a message can hold them in. Shorter ones than this are left alone: they
 # would turn up in innocent words, and the settings are checked so that no library repeats a password in part.
 _SECRETS: set[str] = set()

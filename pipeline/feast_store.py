@@ -16,6 +16,8 @@ from yaml import MarkedYAMLError, YAMLError
 from pipeline.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.config import REPOSITORY
 from pipeline.errors import PipelineError, first_line, redacted
+from pipeline.passing_faults import pipeline_error
+from pipeline.retries import attempts
 from pipeline.schemas import VIEWS
 
 
@@ -54,14 +56,7 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, or the
     registry is out of reach.
     """
-    config = load_store_config(path)
-    try:
-        store = FeatureStore(config=config)
-        store.registry.list_projects()
-    except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
-        raise PipelineError(
-            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
-        ) from error
+    store = attempts()(_connected, load_store_config(path))
     try:
         yield store
     finally:
@@ -69,17 +64,29 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
             engine.dispose()
 
 
+def _connected(config: RepoConfig) -> FeatureStore:
+    try:
+        store = FeatureStore(config=config)
+        store.registry.list_projects()
+    except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
+        text = (
+            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
+        )
+        raise pipeline_error(error, text) from error
+    return store
+
+
+def registry_error(error: BaseException) -> PipelineError:
+    """Return what to raise for `error`, of the registry or its driver."""
+    return pipeline_error(error, f"Feast registry: {first_line(error)}. Is its database up?")
+
+
 def registered_view(store: FeatureStore, name: str) -> FeatureView:
     """Return the registered feature view `name`.
 
     Raises `PipelineError` where it is not registered, or with other names or types than its definition has.
     """
-    try:
-        view = store.get_feature_view(name)
-    except FeastObjectNotFoundException:
-        raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`") from None
-    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+    view = attempts()(_read_view, store, name)
     if {(field.name, field.dtype) for field in view.features} != {(f.name, f.dtype) for f in VIEWS[name].features}:
         raise PipelineError(f"{name} is registered with other features than its definition has: run `feast apply`")
     return view
@@ -114,3 +121,12 @@ def _fault(error: Exception) -> str:
             faults.append(f"{place}: {redacted(detail['msg']).removeprefix('Value error, ').rstrip('.')}")
         return "; ".join(faults)
     return first_line(error)
+
+
+def _read_view(store: FeatureStore, name: str) -> FeatureView:
+    try:
+        return store.get_feature_view(name)
+    except FeastObjectNotFoundException:
+        raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`") from None
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise registry_error(error) from error

@@ -15,6 +15,7 @@ from pipeline.feast_store import open_feature_store
 from pipeline.ledger import Run, recorded
 from pipeline.lock import one_at_a_time
 from pipeline.metrics import measured
+from pipeline.retries import retrying_for
 from pipeline.run import Progress, ViewResult, materialize
 from pipeline.views import ENGINE_REDIS
 
@@ -42,7 +43,7 @@ def run_job(
     logs.tag(run_id=run.run_id)
     with measured(run, metrics_file):
         settings = load_settings()
-        with _registry(needed=push) as store, ExitStack() as stack:
+        with retrying_for(settings.retry_seconds), _registry(needed=push) as store, ExitStack() as stack:
             lock = None
             if store:
                 lock = stack.enter_context(one_at_a_time(store, wait))

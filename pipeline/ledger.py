@@ -20,6 +20,9 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID, distinct_on, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import PipelineError, first_line
+from pipeline.fault_points import fault_point
+from pipeline.passing_faults import pipeline_error
+from pipeline.retries import attempts
 from pipeline.run import ViewResult
 from pipeline.stop import Stopped, at_stop
 
@@ -162,7 +165,7 @@ class Ledger:
                 connection.execute(text("set local statement_timeout = '10s'"))
                 yield connection
         except SQLAlchemyError as error:
-            raise PipelineError(f"Run ledger {RUNS.name}: {first_line(error)}") from error
+            raise pipeline_error(error, f"Run ledger {RUNS.name}: {first_line(error)}") from error
 
 
 @contextmanager
@@ -172,7 +175,9 @@ def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
     A ledger that fails is a warning: it must not fail a run that publishes. The caller holds the lock of the project.
     """
     ledger = Ledger(store)
+    fault_point("ledger: before")
     _warn_if_it_fails(ledger.start, run)
+    fault_point("ledger: started")
     # Where the main thread cannot be reached, nobody else is left to write it.
     with at_stop(lambda _: ledger.finish(replace(run, outcome=INTERRUPTED))):
         try:
@@ -187,12 +192,14 @@ def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
             errors = {result.error for result in run.results.values() if result.error}
             run.outcome, run.error = (FAILED, "; ".join(sorted(errors))) if errors else (DONE, None)
         finally:
+            fault_point("ledger: finishing")
             _warn_if_it_fails(ledger.finish, run)
+            fault_point("ledger: finished")
 
 
 def _warn_if_it_fails(write: Callable[[Run], None], run: Run) -> None:
     try:
-        write(run)
+        attempts()(write, run)
     except PipelineError as error:
         logger.warning("%s. The run goes on without its row.", error)
 

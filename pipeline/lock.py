@@ -20,6 +20,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import PipelineError, first_line
+from pipeline.feast_store import registry_error
+from pipeline.retries import attempts
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +67,24 @@ class RunLock:
         self._connection = connection
         self._project = project
         self.backend_pid: int = connection.scalar(text("select pg_backend_pid()"))
+        self._lost: str | None = None
 
     def check(self) -> None:
         """Raise `PipelineError` where the lock is lost: with its connection, when PostgreSQL has restarted."""
+        self._lost = self._lost or self._why_lost()
+        if self._lost:
+            raise PipelineError(
+                f"The lock of project {self._project} is lost ({self._lost}), so another run may be busy: run again"
+            )
+
+    def _why_lost(self) -> str | None:
         try:
             holder = lock_holder(self._connection, self._project)
-            reason = "another session has it" if holder else "nobody has it"
         except SQLAlchemyError as error:
-            holder, reason = None, first_line(error)
-        if not holder or holder.backend_pid != self.backend_pid:
-            raise PipelineError(
-                f"The lock of project {self._project} is lost ({reason}), so another run may be busy: run again"
-            )
+            return first_line(error)
+        if not holder:
+            return "nobody has it"
+        return None if holder.backend_pid == self.backend_pid else "another session has it"
 
 
 @contextmanager
@@ -87,16 +95,7 @@ def one_at_a_time(store: FeatureStore, wait: float | None = None) -> Iterator[Ru
     Raises `LockHeld` where another run is still busy then, and `PipelineError` where the registry's database is down.
     """
     project = store.project
-    try:
-        connection = _connect(store)
-        try:
-            _acquire(connection, project, wait)
-            lock = RunLock(connection, project)
-        except BaseException:
-            connection.close()
-            raise
-    except SQLAlchemyError as error:
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+    connection, lock = attempts()(_locked, store, wait)
     try:
         yield lock
     finally:
@@ -130,6 +129,20 @@ def lock_holder(connection: Connection, project: str) -> Holder | None:
         {"high": key >> 32, "low": key % 2**32},
     ).one_or_none()
     return Holder(*row) if row else None
+
+
+def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLock]:
+    """Return a connection that holds the lock of the store's project."""
+    try:
+        connection = _connect(store)
+        try:
+            _acquire(connection, store.project, wait)
+            return connection, RunLock(connection, store.project)
+        except BaseException:
+            connection.close()
+            raise
+    except SQLAlchemyError as error:
+        raise registry_error(error) from error
 
 
 def _connect(store: FeatureStore) -> Connection:

@@ -4,6 +4,7 @@ Instants are metrics rather than ages: `time() - feature_store_view_newest_sourc
 time, also when no run comes any more.
 """
 
+import glob
 import logging
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Enum, Gauge, write_to_textfile
 
 from pipeline.errors import PipelineError
+from pipeline.fault_points import fault_point
 from pipeline.feast_store import open_feature_store
 from pipeline.ledger import INTERRUPTED, Ledger, Publication, Run
+from pipeline.parquet import remove_leftovers
 from pipeline.run import exit_code
 from pipeline.stop import Stopped, at_stop
 from pipeline.views import VIEW_NAMES
@@ -59,7 +62,10 @@ def _write(run: Run, seconds: float, path: Path) -> None:
     _add_results(registry, run)
     _add_publications(registry, _last_publications())
     try:
+        remove_leftovers(path.parent, f"{glob.escape(path.name)}.[0-9]*.[0-9]*")
+        fault_point("metrics: before")
         write_to_textfile(str(path), registry)
+        fault_point("metrics: written")
     except OSError as error:
         logger.warning("Metrics file %s cannot be written: %s", path, error.strerror or error)
 

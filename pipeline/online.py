@@ -14,7 +14,9 @@ from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline import redis_engine
 from pipeline.errors import PipelineError, first_line
-from pipeline.feast_store import registered_view
+from pipeline.fault_points import fault_point
+from pipeline.feast_store import registered_view, registry_error
+from pipeline.retries import attempts
 from pipeline.snapshots import newest_snapshot, snapshot_instant
 from pipeline.views import ENGINE_FEAST, ENGINE_REDIS
 
@@ -33,7 +35,7 @@ def check_online_store(store: FeatureStore, engine: str) -> None:
     if engine == ENGINE_REDIS:
         redis_engine.check_layout(store)
     if isinstance(store.config.online_store, RedisOnlineStoreConfig):
-        redis_engine.check_connection(store)
+        attempts()(redis_engine.check_connection, store)
 
 
 def publish(
@@ -55,9 +57,13 @@ def publish(
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
-    written = redis_engine.write_snapshot_rows(store, view, as_of, path, progress=progress)
-    removed = redis_engine.remove_departed(store, view, as_of, path)
-    _record(store, view, as_of)
+    fault_point("online: before")
+    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
+    fault_point("online: written")
+    removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
+    fault_point("online: departed removed")
+    attempts()(_record, store, name, as_of)
+    fault_point("online: recorded")
     return Published(written.rows, written.newer, removed)
 
 
@@ -91,11 +97,12 @@ def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datet
         ) from error
 
 
-def _record(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:
+def _record(store: FeatureStore, name: str, as_of: datetime) -> None:
     """Record in the registry that the view is online as of `as_of`, from where the last record ends.
 
     The Feast UI shows these intervals, and `feast materialize-incremental` starts at the end of the last one.
     """
+    view = registered_view(store, name)  # anew: an attempt before may have been recorded all the same
     last = view.most_recent_end_time
     if last and last >= as_of:
         return
@@ -103,4 +110,4 @@ def _record(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:
     try:
         store.registry.apply_materialization(view, store.project, start, as_of)
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error

@@ -1,12 +1,20 @@
 """Writing a Parquet file so that no reader ever sees half of it."""
 
+import logging
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
+from pipeline.fault_points import fault_point
+
+logger = logging.getLogger(__name__)
+
+# What a killed process has left is harmless. Nothing that is still being written is as old as this.
+_LEFTOVER_SECONDS = 24 * 3600
 
 # A reader that goes by batches then holds a part of the file, not all of it.
 ROW_GROUP_ROWS = 16_384
@@ -23,10 +31,13 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
+                fault_point("parquet: opened")
                 pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
                 file.flush()
                 os.fsync(file.fileno())
+            fault_point("parquet: written")
             temporary.replace(path)
+            fault_point("parquet: renamed")
         finally:
             temporary.unlink(missing_ok=True)
         _sync_directory(path.parent)
@@ -35,6 +46,21 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         raise PipelineError(
             f"{path} cannot be written: {error.strerror or error}. Check the folder, its rights and its space."
         ) from error
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove the unfinished files of killed processes, those that `pattern` finds below `folder`, when they are old.
+
+    A file that cannot be removed is a warning.
+    """
+    for path in folder.glob(pattern):
+        try:
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # somebody else was faster
+            continue
+        except OSError as error:
+            logger.warning("%s, left by a run that died, cannot be removed: %s", path, error.strerror or error)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -18,6 +18,7 @@ from redis import Redis, RedisError
 
 from pipeline.departed import departed_online, departed_since
 from pipeline.errors import PipelineError, first_line
+from pipeline.passing_faults import pipeline_error
 from pipeline.redis_layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.redis_writer import Rows, Written, connect, write_rows
 from pipeline.snapshots import snapshot_path, snapshots_between
@@ -127,7 +128,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         text = first_line(error)
-        raise PipelineError(f"Redis: {text}: {advice_for(text)}") from error
+        raise pipeline_error(error, f"Redis: {text}: {advice_for(text)}") from error
 
 
 def advice_for(text: str) -> str:

@@ -20,6 +20,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from pipeline.fault_points import fault_point
 from pipeline.redis_layout import bulk_strings, parsed_stamp
 
 # Small enough that other clients wait less than a millisecond behind one; larger ones are also slower, by cache misses.
@@ -99,7 +100,8 @@ def write_rows(
             if previous:
                 previous.write()
             previous = lane
-            progress(written.rows)
+            if written.rows:
+                progress(written.rows)
         if previous:
             previous.write()
         for _ in connections:
@@ -150,6 +152,7 @@ class _Lane:
             rows = self._without_newer(rows)
         self._sent = rows
         self._send(b"*1\r\n$5\r\nMULTI\r\n", _bytes(rows.commands), b"*1\r\n$4\r\nEXEC\r\n")
+        fault_point("redis: sent")
 
     def finish(self) -> None:
         """Wait for the outcome of the transaction, if there is one; after a conflict do it again."""

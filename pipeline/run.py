@@ -14,13 +14,23 @@ from feast import FeatureStore
 
 from pipeline import extract, online, quality, verify
 from pipeline.clickhouse import open_clickhouse
+from pipeline.clock import ClockError, is_ahead
 from pipeline.config import Settings
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, Unavailable
+from pipeline.fault_points import fault_point
 from pipeline.feast_store import registered_view
 from pipeline.lock import RunLock
-from pipeline.postgres import open_postgres
+from pipeline.postgres import PostgresSource, open_postgres
 from pipeline.quarantine import in_words, quarantine_path, set_aside
-from pipeline.snapshots import newest_snapshot, read_snapshot, snapshot_path, write_snapshot
+from pipeline.retries import attempts, retrying_for
+from pipeline.snapshots import (
+    newest_snapshot,
+    read_snapshot,
+    remove_unfinished,
+    snapshot_instant,
+    snapshot_path,
+    write_snapshot,
+)
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
@@ -97,13 +107,15 @@ def materialize(
     one that the quality gate rejects, whose `rejected` rows go into quarantine; with `accept_drop` it may have fewer
     rows and known values than before. Without `store` nothing is published, with `dry_run` nothing is written. Nothing
     is published either once `lock` is lost. `engine`, one of `pipeline.views.ENGINES`, does the publishing. A
-    dictionary given as `results` holds the results of now at any time.
+    dictionary given as `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the
+    future of PostgreSQL.
     """
     run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
-    run.read()
-    run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
-    if not dry_run:
-        run.keep(store)
+    with retrying_for(settings.retry_seconds):
+        run.read()
+        run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
+        if not dry_run:
+            run.keep(store)
     return [run.results[view] for view in views]
 
 
@@ -162,6 +174,7 @@ class _Run:
 
     def keep(self, store: FeatureStore | None) -> None:
         """Write the snapshots and, with `store`, publish those that are the newest of their view."""
+        remove_unfinished(self.settings.feature_data_dir)
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
@@ -188,12 +201,23 @@ class _Run:
             if is_needed
         ]
         try:
-            with open_postgres(self.settings) as source:
-                for view in needed:
-                    with self._step(view, "reading"):
-                        self.raw[view] = extract.extract_postgres(source, view, self.as_of)
+            for attempt in attempts():
+                # All views from one transaction: where it is lost, none of them counts.
+                with attempt, open_postgres(self.settings) as source:
+                    self._read_views(source, needed)
+        except ClockError:
+            raise
         except PipelineError as error:
             self._fail(needed, error)
+
+    def _read_views(self, source: PostgresSource, views: list[str]) -> None:
+        source.check_instant(self.as_of)
+        read = {}
+        for view in views:
+            self.results[view].error = None  # of an attempt before
+            with self._step(view, "reading", passing=(Unavailable,)):
+                read[view] = extract.extract_postgres(source, view, self.as_of)
+        self.raw |= read
 
     def _read_clickhouse(self) -> None:
         if ASSETS in self.views or TELEMETRY in self.views:
@@ -235,6 +259,7 @@ class _Run:
             broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)
         if not broken:
             return
+        fault_point("quality: rejected")
         del self.snapshots[view]
         path = quarantine_path(data_dir, view, self.as_of) if keep_rejected else None
         self.results[view].rejected = set_aside(snapshot, broken, path)
@@ -254,6 +279,9 @@ class _Run:
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         newest = newest_snapshot(self.settings.feature_data_dir, view)
         if newest and newest != path:
+            if is_ahead(snapshot_instant(newest)):
+                self._fail([view], _of_the_future(f"the snapshot {newest}"))
+                return False
             self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
             return False
         return True
@@ -273,6 +301,9 @@ class _Run:
         if done.removed:
             self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
         if done.newer:
+            published = registered_view(store, view).most_recent_end_time
+            if published and is_ahead(published):
+                raise _of_the_future(f"what is online as of {published.isoformat()}")
             self._note(view, f"not published: the online store has newer values of {done.newer} of {rows} rows")
             return
         self._verify(view, store)
@@ -281,7 +312,7 @@ class _Run:
 
     def _verify(self, view: str, store: FeatureStore) -> None:
         """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
-        features = verify.verify(store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
+        features = attempts()(verify.verify, store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
         if wrong := [feature for feature in features if feature.wrong]:
             raise PipelineError(
                 f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "
@@ -300,13 +331,22 @@ class _Run:
         logger.error("%s: %s", names, error, extra={"view": names} | ({"stage": stage} if stage else {}))
 
     @contextmanager
-    def _step(self, view: str, stage: str) -> Iterator[None]:
-        """Do one thing for one view: its time counts for the view, its failure fails the view."""
+    def _step(self, view: str, stage: str, *, passing: tuple[type[PipelineError], ...] = ()) -> Iterator[None]:
+        """Do one thing for one view: its time counts for the view, its failure, but for one to pass on, fails it."""
         self.progress(view, stage, 0.0)
         started = time.monotonic()
         try:
             yield
+        except passing:  # none of them by default
+            raise
         except PipelineError as error:
             self._fail([view], error, stage)
         finally:
             self.results[view].seconds += time.monotonic() - started
+
+
+def _of_the_future(what: str) -> PipelineError:
+    return PipelineError(
+        f"not published: {what} is in the future, and nothing replaces it until then. If this machine's clock is right "
+        "now, it was wrong then: remove it"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parquet import write_parquet
+from pipeline.parquet import remove_leftovers, write_parquet
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -35,6 +35,11 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
     Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
     return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
+
+
+def remove_unfinished(data_dir: Path) -> None:
+    """Remove what runs that died have left unfinished in the data directory, a day later."""
+    remove_leftovers(data_dir, "*/*/.*Z-*.tmp")
 
 
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:

@@ -36,6 +36,7 @@ OPTIONAL_TABLES = ("wind_turbine_metadata",)
 
 TELEMETRY_TABLE = "telemetry_aggregates"
 TELEMETRY_COLUMNS = (
+    "tenant_id",
     "asset_id",
     "site_id",
     "metric_name",

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import PipelineError, first_line
+from pipeline.clock import CLOCK_TOLERANCE
+from pipeline.feast_store import registry_error
 from pipeline.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.lock import lock_holder
 from pipeline.views import VIEW_NAMES
@@ -31,6 +32,8 @@ class ViewAge:
         """`fresh`, or what is wrong."""
         if self.age is None:
             return "never published"
+        if self.age < -CLOCK_TOLERANCE:
+            return "in the future"
         return "too old" if self.age > self.limit else "fresh"
 
 
@@ -78,7 +81,7 @@ def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
     except FeastObjectNotFoundException:
         return None
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error
 
 
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
@@ -87,7 +90,7 @@ def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
         with store.registry.write_engine.connect() as connection:
             holder = lock_holder(connection, store.project)
     except SQLAlchemyError as error:
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error
     alive = holder.backend_pid if holder else None
     return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
 
@@ -139,6 +142,8 @@ def _length(length: timedelta | None) -> str:
     """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
     if length is None:
         return "-"
+    if length < timedelta(0):  # of a clock that has been put back
+        return f"-{_length(-length)}"
     minutes = int(length.total_seconds() // 60)
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:

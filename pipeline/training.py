@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from pipeline.config import REPOSITORY, Settings
 from pipeline.errors import PipelineError, first_line
-from pipeline.feast_store import open_feature_store, registered_view
+from pipeline.feast_store import open_feature_store, registered_view, registry_error
 from pipeline.parquet import write_parquet
 from pipeline.postgres import PostgresSource, open_postgres
+from pipeline.retries import retrying_for
 from pipeline.schemas import TIMESTAMP, snapshot_schema
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ def _registered_service(store: FeatureStore, name: str) -> FeatureService:
     except FeastObjectNotFoundException:
         raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`") from None
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise PipelineError(f"Feast registry: {first_line(error)}. Is its database up?") from error
+        raise registry_error(error) from error
 
 
 # Feast's join pairs each row with every snapshot of its asset within the ttl, then keeps the newest: 365 pairs for one
@@ -346,7 +347,7 @@ def write_training_set(
     if output.is_dir():
         raise PipelineError(f"{output} is a folder: name a file in it")
     own_frame = checked_frame(_read_frame(entities)) if entities else None
-    with open_feature_store() as store:
+    with retrying_for(settings.retry_seconds), open_feature_store() as store:
         with open_postgres(settings) as source:
             frame = entity_frame(known_assets(source), start, end, every) if own_frame is None else own_frame
             logger.info("labels: %s rows", f"{frame.num_rows:,}")

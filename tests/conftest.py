@@ -20,6 +20,14 @@ from tests.production import production as open_production
 DATABASE = "dcmms_analytics"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_retries() -> Iterator[None]:
+    """Where a server is down, a run says so at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRY_SECONDS", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """PostgreSQL with an empty dCMMS database of each schema variant, `dcmms_n` and `dcmms_t`, of the role `dcmms`."""

@@ -161,7 +161,7 @@ def _rights(unreadable: dict[str, list[str]]) -> Check:
 
 def _queries(connection: psycopg2.extensions.connection) -> Check:
     """Have the server plan every query: it finds types and functions that it does not know."""
-    source = PostgresSource(connection)
+    source = PostgresSource(connection, STATEMENT_SECONDS)
     queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
     try:
         for query in [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]:

@@ -1,0 +1,60 @@
+"""A run that is killed at any point: what readers see is whole, and the next run ends as if nothing had happened."""
+
+import os
+import random
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from pipeline.fault_points import VARIABLE
+from tests.faults.conftest import LONG
+from tests.faults.world import World
+
+SEED = int(os.environ.get("FAULT_SEED", "20260311"))
+RANDOM_KILLS = 12 if LONG else 1
+# Of the transactions that Redis gets some are enough: first and last ones of each view, and some amid.
+_TRANSACTIONS = (1, 2, 9, 17, 20, 21, 22, 44, 64, 65)
+_SHORT = ("parquet: written:2", "redis: sent:9")
+# Where a view is rejected, its rows go into quarantine.
+_REJECTING = {"QUALITY_MAX_DROP": "0"}
+_REJECTED = ("quality: rejected:1", "parquet: opened:1", "parquet: written:1", "parquet: renamed:1")
+
+
+@pytest.mark.timeout(900 if LONG else 240)
+def test_kills(world: World, tally: Counter) -> None:
+    points = list(chain.from_iterable(times_of(*point) for point in world.undisturbed.reached.items()))
+    assert set(_SHORT) <= set(points)
+    chance = random.Random(SEED)
+    kills = [
+        *({VARIABLE: point} for point in points if LONG or point in _SHORT),
+        *(chance.uniform(0, world.undisturbed.seconds) for _ in range(RANDOM_KILLS)),
+        *({VARIABLE: point} | _REJECTING for point in _REJECTED if LONG),
+    ]
+    wrong = []
+    for kill in kills:
+        tally["killed"] += 1
+        try:
+            survive(world, kill)
+        except AssertionError as error:
+            wrong.append(f"killed at {kill}: {error}")
+        else:
+            tally["survived"] += 1
+    assert not wrong, f"seed {SEED}:\n" + "\n".join(wrong)
+
+
+def times_of(point: str, count: int) -> list[str]:
+    """Return at which times a point that is reached `count` times is of interest, as the variable names them."""
+    times = _TRANSACTIONS if point == "redis: sent" else range(1, count + 1)
+    return [f"{point}:{time}" for time in times if time <= count]
+
+
+def survive(world: World, kill: dict[str, str] | float) -> None:
+    """Kill a run at a point, or after so many seconds; look at what is left as readers do; run again."""
+    world.restore()
+    at_point = isinstance(kill, dict)
+    options = {"variables": kill} if at_point else {"kill_after": kill}
+    outcome = world.run("--metrics-file", str(world.metrics), **options)
+    assert outcome.exit_code == -9 or (outcome.exit_code == 0 and not at_point), outcome.output
+    world.check_readers(world.before, world.after)
+    world.check_recovery()
