@@ -5,29 +5,23 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
 import click
-import psycopg2
 import pytest
 import yaml
 from dotenv import dotenv_values
 from feast.cli.serve import serve_command
-from psycopg2 import sql
 
 from dev.servers import PostgresServer, RedisServer
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
 from pipeline.config import REPOSITORY, Settings
 from pipeline.errors import PipelineError
-from pipeline.extract import extract_postgres
 from pipeline.feast_store import open_feature_store
-from pipeline.postgres import open_postgres
 from pipeline.schemas import VIEWS
 from tests import readme
-from tests.dcmms import Dcmms, T
 from tests.stores import write_feature_store_yaml
 
 ENV_EXAMPLE = REPOSITORY / ".env.example"
@@ -36,12 +30,6 @@ PRODUCTION = REPOSITORY / "deploy" / "feature_store.yaml"
 NO_SETTINGS = {"FEAST_FS_YAML_FILE_PATH", "FEATURE_STORE_ENV_FILE"}
 # Made by the commands, not part of the repository.
 GENERATED = (".env", ".local/", "data/")
-# Messages of the libraries, which the troubleshooting table explains too.
-
-
-@pytest.fixture
-def variant() -> str:
-    return "n"
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -106,23 +94,6 @@ def test_troubleshooting_quotes_real_messages() -> None:
     # Python joins adjacent literals; the name of a missing variable is put in at run time.
     joined = re.sub(r'"\s*\n\s*f?"', "", said)
     assert [message for message in quoted if message.removeprefix("DATABASE_URL ") not in joined] == []
-
-
-def test_named_rights_are_enough(dcmms: Dcmms, postgres: PostgresServer) -> None:
-    dcmms.asset()
-    grants = re.search(r"needs `select` on (.*?);", readme.section("With real servers"), re.DOTALL).group(1)
-    tables = [sql.Identifier(name) for name in re.findall(r"`(\w+)`", grants)]
-    with closing(psycopg2.connect(postgres.url("postgres", "dcmms_n"))) as admin, admin.cursor() as cursor:
-        admin.autocommit = True
-        cursor.execute("create role reader login")
-        try:
-            cursor.execute(sql.SQL("grant select on {} to reader").format(sql.SQL(", ").join(tables)))
-            settings = Settings(database_url=postgres.url("reader", "dcmms_n"), clickhouse_dsn="chdb:///unused")
-            with open_postgres(settings) as source:
-                for view in ("asset_features", "work_order_features"):
-                    assert extract_postgres(source, view, T).num_rows == 1
-        finally:
-            cursor.execute("drop owned by reader; drop role reader")
 
 
 def test_env_example_has_every_setting_and_no_other() -> None:
