@@ -138,8 +138,8 @@ def test_production_feature_store_works_once_its_variables_are_set(
         open_feature_store(PRODUCTION),
     ):
         pass
-    write_feature_store_yaml(tmp_path, postgres, redis, "feast_production")
-    url = f"postgresql+psycopg://feast@127.0.0.1:{postgres.port}/feast_production"
+    write_feature_store_yaml(tmp_path, postgres, redis, "feast_documentation")
+    url = f"postgresql+psycopg://feast@127.0.0.1:{postgres.port}/feast_documentation"
     monkeypatch.setenv("FEAST_REGISTRY_URL", url)
     monkeypatch.setenv("REDIS_CONNECTION", f"127.0.0.1:{redis.port},db=3")
     with open_feature_store(PRODUCTION) as production:

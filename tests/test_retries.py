@@ -184,6 +184,6 @@ def test_redis_that_wants_a_password(caplog: pytest.LogCaptureFixture, tmp_path:
 
 
 def test_clickhouse_that_is_down_is_tried_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    with retrying_for(0.8), pytest.raises(PipelineError, match="Check CLICKHOUSE_HOST"):
+    with retrying_for(1.2), pytest.raises(PipelineError, match="Check CLICKHOUSE_HOST"):
         open_clickhouse(settings).__enter__()
     assert [record.levelname for record in caplog.records if record.name == "pipeline.retries"] == ["WARNING"]
