@@ -30,13 +30,13 @@ class _Budget:
 
 
 # A thread of its own, such as one that cleans up at a stop, does not try again.
-_budget: ContextVar[_Budget] = ContextVar("retry_budget", default=_Budget(0.0))  # noqa: B039, nothing is left to spend
+_budget: ContextVar[_Budget | None] = ContextVar("retry_budget", default=None)
 
 
 @contextmanager
 def retrying_for(seconds: float) -> Iterator[None]:
     """Let all `attempts` within the block go on for so long in sum, unless they are within another such block."""
-    if _budget.get().seconds > 0:
+    if _budget.get():
         yield
         return
     token = _budget.set(_Budget(seconds))
@@ -52,7 +52,7 @@ def attempts() -> Retrying:
     Also `attempts()(function, *arguments)`. One that raises `Unavailable` is followed by another one, unless that would
     begin too late: then `PipelineError` with the same words says that there will be none.
     """
-    patience = _Patience(_budget.get())
+    patience = _Patience(_budget.get() or _Budget(0.0))
     return Retrying(
         retry=retry_if_exception_type(Unavailable),
         stop=patience.is_over,

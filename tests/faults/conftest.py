@@ -12,7 +12,7 @@ from tests.faults.world import World, opened_world
 
 # `make test-faults` sets it; without it a few kills and faults are enough.
 LONG = "FAULT_CAMPAIGN" in os.environ
-collect_ignore = [] if LONG else ["test_servers.py", "test_disk.py", "test_clock.py"]
+collect_ignore = [] if LONG else ["test_clock.py", "test_disk.py", "test_servers.py", "test_signals.py"]
 _TALLY = pytest.StashKey[Counter]()
 
 

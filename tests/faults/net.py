@@ -62,7 +62,7 @@ class Net:
         proxy = self.proxies[name]
         proxy.set(fault)
         # The registry's driver has no time limit of its own; and there is no need to wait long for what does not come.
-        outcome = self.run("--timeout", "25", variables={"RETRY_SECONDS": "2"} if fault.lasting else {})
+        outcome = self.run("--timeout", "20", variables={"RETRY_SECONDS": "1.5"} if fault.lasting else {})
         happened = proxy.happened
         proxy.set(None)
         return self.judge(outcome, f"{name}: {fault}", *allowed) if happened else None

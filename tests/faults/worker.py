@@ -58,11 +58,12 @@ class Commands:
         *arguments: str,
         variables: Mapping[str, str],
         kill_after: float | None = None,
+        signum: signal.Signals = signal.SIGKILL,
         largest_file: int | None = None,
         clock: Callable[[], None] | None = None,
         meanwhile: Callable[[], object] | None = None,
     ) -> Outcome:
-        """Run the command and return how it ended, killed `kill_after` seconds after its start unless it was faster.
+        """Run the command and return how it ended, sent `signum` `kill_after` seconds after its start if it was slower.
 
         `largest_file` is the size in bytes that its files may have, as on a full disk. `meanwhile` is called while
         it runs. Fails where it hangs.
@@ -81,7 +82,8 @@ class Commands:
             meanwhile()
         if kill_after is not None:
             process.join(max(0.0, started + kill_after - time.monotonic()))
-            process.kill()
+            if process.is_alive():
+                os.kill(process.pid, signum)
         process.join(_HANGS_AFTER_SECONDS)
         seconds = time.monotonic() - started
         hangs = process.is_alive()
