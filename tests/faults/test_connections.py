@@ -36,7 +36,7 @@ def test_connections_that_break(net: Net) -> None:
         try:
             result = net.inject(name, fault)
             # The lock of the run is in the registry: without it nothing more is published. All else is tried again.
-            passes = fault.kind in ("cut", "reset", "delay") and not fault.lasting and name != REGISTRY
+            passes = fault.passes and name != REGISTRY
             assert result != CLEAR_FAILURE or not passes, f"{name}: {fault} was not tried again"
         except AssertionError as error:
             wrong.append(str(error))

@@ -16,7 +16,7 @@ from tests.faults.worker import Outcome
 from tests.faults.world import World
 
 SEED = int(os.environ.get("FAULT_SEED", "20260311"))
-STOPS = 8
+STOPS = 6
 WITHIN_SECONDS = 5
 
 
