@@ -33,7 +33,7 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
 
-test-faults: $(INSTALLED) ## kill runs at 60 points and harm their connections, servers, disk and clock; 9 minutes
+test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, servers, disk and clock; 10 minutes
 	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour

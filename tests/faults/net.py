@@ -57,7 +57,7 @@ class Net:
 
     def inject(self, name: str, fault: Fault) -> str | None:
         """Run with a fault of one server and return what has come of it, None where it never came."""
-        allowed = self._states_without_a_database if name in (POSTGRES, CLICKHOUSE) else []
+        allowed = self._states_without_a_database if name in (POSTGRES, CLICKHOUSE) and not fault.passes else []
         self.world.restore()
         proxy = self.proxies[name]
         proxy.set(fault)

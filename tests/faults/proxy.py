@@ -36,6 +36,11 @@ class Fault:
     delay_seconds: float = 1.0
     then: Callable[[], object] | None = None
 
+    @property
+    def passes(self) -> bool:
+        """Whether it is over at once, so that the next attempt succeeds."""
+        return self.kind in ("cut", "reset", "delay") and not self.lasting and not self.then
+
     def __str__(self) -> str:
         what = "call" if self.then else f"lasting {self.kind}" if self.lasting else self.kind
         return f"{what} {self.direction} at byte {self.after}"

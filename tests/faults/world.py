@@ -167,15 +167,22 @@ class World:
             if any(row := tuple(fields.get(name) for name in names))
         }
         assert sum(map(len, hashes.values())) == sum(value is not None for row in online.values() for value in row)
-        files = {
-            str(path.relative_to(self.data)): pq.read_table(path, partitioning=None).drop(["created"])
-            for path in self.data.rglob("*.parquet")
-        }
+        files = {str(path.relative_to(self.data)): _rows_of(path) for path in self.data.rglob("*.parquet")}
         registry = self._store.registry
         intervals = {
             view: registry.get_feature_view(view, self._store.project).materialization_intervals for view in VIEWS
         }
         return State(online, files, intervals)
+
+    def put_field(self, row: tuple[bytes, str], number: int) -> None:
+        """Give one field of an online row its value of B."""
+        key, view = row
+        self._online.hset(key, _FIELDS[view][number], self.after.online[row][number])
+
+    def remove_row(self, row: tuple[bytes, str]) -> None:
+        """Remove the values of a view from an online row."""
+        key, view = row
+        self._online.hdel(key, *_FIELDS[view])
 
     def check_readers(self, *allowed: State) -> State:
         """Fail where a reader would find anything that is not whole, each row and each file, in one of `allowed`."""
@@ -282,6 +289,13 @@ class World:
             names = {"source": sql.Identifier(source), "target": sql.Identifier(target)}
             cursor.execute(sql.SQL("drop database if exists {target} with (force)").format(**names))
             cursor.execute(sql.SQL("create database {target} template {source} owner feast").format(**names))
+
+
+def _rows_of(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None).drop(["created"])
+    except pa.ArrowException as error:
+        raise AssertionError(f"not whole: {error}") from error
 
 
 def _fields_of(view: str) -> list[bytes]:
