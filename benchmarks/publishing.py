@@ -240,9 +240,8 @@ def _encoded_blocks(store, as_of: datetime, path: Path):
 
     def blocks() -> Iterator[tuple[list[bytes], list[bytes]]]:
         for batch in pq.ParquetFile(path).iter_batches(_READY_ROWS):
-            keys = encoder.keys(batch.column("asset_id"))
-            names = [bulk.split(b"\r\n", 1)[1][:-2] for bulk in keys.to_pylist()]
-            yield names, encoder.updates(batch, keys, stamp).to_pylist()
+            ids = batch.column("asset_id")
+            yield encoder.keys(ids).to_pylist(), encoder.updates(batch, encoder.bulk_keys(ids), stamp).to_pylist()
 
     return redis_client(store), blocks()
 

@@ -1,6 +1,7 @@
 """Entities that left: those that the online store may still have and the newest snapshot no longer has."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,10 @@ _SCAN_COUNT = 10_000
 def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
     """Yield the ids of entities in a snapshot of `earlier` that are not in `newest`, a batch at a time."""
     for path in earlier:
-        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
-            yield _absent(batch.column("asset_id"), newest)
+        for ids, same_place in zip(_ids(path), chain(_ids(newest), repeat(None)), strict=False):
+            # nearly always the same fleet, and comparing is ten times faster
+            if same_place is None or not ids.equals(same_place):
+                yield _absent(ids, newest)
 
 
 def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterator[pa.Array]:
@@ -42,6 +45,11 @@ def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
     while cursor != 0:
         cursor, keys = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
         yield encoder.ids(pa.array(keys, pa.binary()))
+
+
+def _ids(snapshot: Path) -> Iterator[pa.Array]:
+    for batch in pq.ParquetFile(snapshot, pre_buffer=False).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
+        yield batch.column("asset_id")
 
 
 def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:

@@ -4,13 +4,12 @@ It writes what Feast's Redis store writes, byte for byte, and reads a file batch
 the number of entities.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import feast
-import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType, _versioned_fv_name
@@ -20,7 +19,7 @@ from pipeline.departed import departed_online, departed_since
 from pipeline.errors import PipelineError, first_line
 from pipeline.passing_faults import pipeline_error
 from pipeline.redis_layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
-from pipeline.redis_writer import Rows, Written, connect, write_rows
+from pipeline.redis_writer import Rows, Written, connect, delete_rows, write_rows
 from pipeline.snapshots import snapshot_path, snapshots_between
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
@@ -84,8 +83,14 @@ def write_snapshot_rows(
     encoder = row_encoder(store, view)
     stamp = serialized_stamp(as_of)
     with translated_errors():
-        rows = _encoded(encoder, path, stamp)
-        return write_rows(redis_client(store), rows, encoder.stamp_field, stamp, progress=progress)
+        return write_rows(
+            redis_client(store),
+            _encoded(encoder, path, stamp),
+            project=store.project,
+            stamp_field=encoder.stamp_field,
+            stamp=stamp,
+            progress=progress,
+        )
 
 
 def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, scan: bool = False) -> int:
@@ -96,11 +101,15 @@ def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, pat
     """
     client, encoder = redis_client(store), row_encoder(store, view)
     earlier = [] if scan else _snapshots_online(view, as_of, path)
-    stamp = serialized_stamp(as_of)
     with translated_errors():
         departed = departed_since(earlier, path) if earlier else departed_online(client, encoder, path)
-        deleted = write_rows(client, _deletions(encoder, departed), encoder.stamp_field, stamp)
-    return deleted.rows - deleted.newer - deleted.zeros
+        return delete_rows(
+            client,
+            map(encoder.keys, departed),
+            fields=encoder.fields,
+            stamp_field=encoder.stamp_field,
+            stamp=serialized_stamp(as_of),
+        )
 
 
 def redis_client(store: FeatureStore) -> Redis:
@@ -141,14 +150,8 @@ def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
     for read in pq.ParquetFile(path, pre_buffer=False).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
             batch = read.slice(start, _ENCODE_ROWS)
-            keys = encoder.keys(batch.column("asset_id"))
+            keys = encoder.bulk_keys(batch.column("asset_id"))
             yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
-
-
-def _deletions(encoder: RowEncoder, departed: Iterable[pa.Array]) -> Iterator[Rows]:
-    for ids in departed:
-        keys = encoder.keys(ids)
-        yield Rows(keys, encoder.deletions(keys))
 
 
 def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:

@@ -59,18 +59,19 @@ class RowEncoder:
         """Return the glob pattern of all keys of the project and join key; `ids` then tells what else it matches."""
         return re.sub(rb"([*?\[\]\\])", rb"\\\1", self._key_prefix) + b"*" + self._project
 
-    def keys(self, ids: pa.Array) -> pa.Array:
-        """Return the Redis key of each entity id, as a bulk string of the protocol."""
-        lengths = pc.binary_length(ids)
-        sizes = pc.add(lengths, len(self._key_prefix) + 4 + len(self._project))
-        return _join(
-            b"$", _decimal(sizes), _LINE_END + self._key_prefix, _little_endian(lengths), ids, self._project + _LINE_END
-        )
+    @property
+    def fields(self) -> list[bytes]:
+        """Return the fields of the features, without that of the event timestamp."""
+        return list(self._fields.values())
 
-    def plain_key(self, entity_id: str) -> bytes:
-        """Return the Redis key of one entity id, as clients take it."""
-        text = entity_id.encode()
-        return self._key_prefix + len(text).to_bytes(4, "little") + text + self._project
+    def keys(self, ids: pa.Array) -> pa.Array:
+        """Return the Redis key of each entity id."""
+        return _join(self._key_prefix, _little_endian(pc.binary_length(ids)), ids, self._project)
+
+    def bulk_keys(self, ids: pa.Array) -> pa.Array:
+        """Return the Redis key of each entity id, as a bulk string of the protocol."""
+        keys = self.keys(ids)
+        return _join(b"$", _decimal(pc.binary_length(keys)), _LINE_END, keys, _LINE_END)
 
     def ids(self, keys: pa.Array) -> pa.Array:
         """Return the entity ids of those Redis `keys` that are keys of this project and join key."""
@@ -87,23 +88,18 @@ class RowEncoder:
         return pc.binary_slice(keys, head, -tail).cast(pa.string())
 
     def updates(self, batch: pa.RecordBatch, keys: pa.Array, stamp: bytes) -> pa.Array:
-        """Return, per row, the command that sets every feature and the event timestamp `stamp`; `keys` as `keys()`."""
+        """Return, per row, the command that sets every feature and the timestamp `stamp`; `keys` as of `bulk_keys`."""
         head = b"*%d\r\n$4\r\nHSET\r\n" % (4 + 2 * len(self._fields))
-        parts: list[bytes | pa.Array] = [head, keys]
+        # the timestamp first, as in Feast: a small hash is searched from its start, for this before each write
+        parts: list[bytes | pa.Array] = [head, keys, bulk_strings(self.stamp_field, stamp)]
         for dtype, slots in self._slots.items():
             encode = self._integers if dtype == Int32 else self._floats
             parts.append(encode(batch.select(self._names[dtype]), slots))
         for name in self._names[String]:
             parts += [bulk_strings(self._fields[name]), _string_values(batch.column(name))]
-        parts.append(bulk_strings(self.stamp_field, stamp))
         if self._ttl:
             parts += [b"*3\r\n$6\r\nEXPIRE\r\n", keys, self._ttl]
         return _join(*parts)
-
-    def deletions(self, keys: pa.Array) -> pa.Array:
-        """Return, per key, the command that deletes this view's fields."""
-        head = b"*%d\r\n$4\r\nHDEL\r\n" % (3 + len(self._fields))
-        return _join(head, keys, bulk_strings(*self._fields.values(), self.stamp_field))
 
     def _row_of_slots(self, dtype: FeastType) -> np.ndarray:
         """Return the fields of a type in one row, one line of bytes each, with zeros where the value goes."""

@@ -1,19 +1,22 @@
 """Writing rows to Redis in small transactions that never put an older row over a newer one.
 
-A transaction is a few rows: WATCH their keys, read their event timestamps, then MULTI, the rows, EXEC. Redis drops it
-whole if anybody has written one of the keys in between, and it is made again; so a row is compared and set as one
-step, whoever else writes, and is always the old one or the new one. Several connections take turns: while Redis
-executes one transaction, the next ones wait in its sockets and later rows are being encoded here.
+A transaction is a few rows: MULTI, a script that renames those rows which Redis has from a later instant out of the
+way, the commands of every row, a script that renames the later ones back over what was written, EXEC. Redis executes
+it as one step, so whoever else writes, a row is compared and set at once; readers find the old row or the new one, and
+never the other name. Nothing of it waits for an answer: transactions follow each other on one connection.
+
+Redis goes on with a transaction when a command in it fails, and the rows would then be written unguarded. So the
+scripts are sent whole, not by a hash that Redis may have forgotten; they use no command that a full Redis refuses; and
+that their commands are allowed is asked beforehand.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
 
 import hiredis
 import pyarrow as pa
-import pyarrow.compute as pc
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
@@ -21,34 +24,17 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from pipeline.fault_points import fault_point
-from pipeline.redis_layout import bulk_strings, parsed_stamp
+from pipeline.redis_layout import bulk_strings
+from pipeline.redis_scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER
 
-# Small enough that other clients wait less than a millisecond behind one; larger ones are also slower, by cache misses.
-ROWS_PER_TRANSACTION = 64
-CONNECTIONS = 8
-# Others write the same keys once per row at most; this many conflicts in a row mean that something is broken.
-_MAX_CONFLICTS = 100
-
-# The different event timestamps of the keys: nearly always one, that of the last run.
-_DISTINCT_STAMPS = b"""
-local seen, stamps = {}, {}
-for i = 1, #KEYS do
-    local stamp = redis.call('HGET', KEYS[i], ARGV[1])
-    if stamp and not seen[stamp] then
-        seen[stamp] = true
-        stamps[#stamps + 1] = stamp
-    end
-end
-return stamps
-"""
-# The event timestamp of each key.
-_STAMPS = b"""
-local stamps = {}
-for i = 1, #KEYS do
-    stamps[i] = redis.call('HGET', KEYS[i], ARGV[1])
-end
-return stamps
-"""
+# Redis keeps the words of a transaction until its end: the more there are, the further its allocator has to look.
+ROWS_PER_TRANSACTION = 16
+# Few enough that other clients do not wait for them.
+_ROWS_PER_DELETION = 128
+# Blocks that are on their way or being executed while the next one is encoded.
+_BLOCKS_AHEAD = 2
+# Redis looks for rows under these names only within a transaction. They end like all keys of the project, for its ACL.
+_HELD = b"held %d "
 
 
 @dataclass(frozen=True)
@@ -59,29 +45,22 @@ class Rows:
     commands: pa.Array
     commands_per_row: int = 1
 
-    def slice(self, start: int, length: int) -> "Rows":
-        """Return `length` rows from `start`, fewer at the end, without copying."""
-        return Rows(self.keys.slice(start, length), self.commands.slice(start, length), self.commands_per_row)
-
 
 @dataclass
 class Written:
-    """How many rows are done; Redis kept its own where it is `newer`, and replied 0 to `zeros` of the others.
-
-    The reply to HSET is the number of fields that are new, to HDEL the number of fields that were there.
-    """
+    """How many rows are done, and how many of them Redis kept because its own are newer."""
 
     rows: int = 0
     newer: int = 0
-    zeros: int = 0
 
 
 def write_rows(
     client: Redis,
     blocks: Iterable[Rows],
+    *,
+    project: str,
     stamp_field: bytes,
     stamp: bytes,
-    *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
     """Execute the commands of each row whose event timestamp in Redis, in `stamp_field`, is not newer than `stamp`.
@@ -89,25 +68,39 @@ def write_rows(
     `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails.
     """
     written = Written()
-    with ExitStack() as stack:
-        connections = [stack.enter_context(connect(client)) for _ in range(CONNECTIONS)]
-        lanes = cycle([_Lane(connection, stamp_field, stamp, written) for connection in connections])
-        previous: _Lane | None = None
-        for rows in _transactions(blocks):
-            lane = next(lanes)
-            lane.finish()
-            lane.check(rows)
-            if previous:
-                previous.write()
-            previous = lane
-            if written.rows:
+    with connect(client) as connection:
+        transactions = _Transactions(connection, project, stamp_field, stamp)
+        transactions.check_rights()
+        ahead: deque[Rows] = deque()
+        for rows in blocks:
+            transactions.send(rows)
+            fault_point("redis: sent")
+            ahead.append(rows)
+            if len(ahead) > _BLOCKS_AHEAD:
+                transactions.receive(ahead.popleft(), written)
                 progress(written.rows)
-        if previous:
-            previous.write()
-        for _ in connections:
-            next(lanes).finish()
+        for rows in ahead:
+            transactions.receive(rows, written)
     progress(written.rows)
     return written
+
+
+def delete_rows(
+    client: Redis, blocks: Iterable[pa.Array], *, fields: Iterable[bytes], stamp_field: bytes, stamp: bytes
+) -> int:
+    """Delete `fields` and `stamp_field` of the rows whose event timestamp is not newer than `stamp`; return how many.
+
+    `blocks` are keys, as clients take them. Not a transaction but a script, which a Redis that is full executes as
+    well. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    """
+    deleted = 0
+    with connect(client) as connection:
+        for block in blocks:
+            for start in range(0, len(block), _ROWS_PER_DELETION):
+                keys = block.slice(start, _ROWS_PER_DELETION).to_pylist()
+                connection.send_command("EVAL", DELETE_OLDER, len(keys), *keys, stamp_field, stamp, *fields)
+                deleted += connection.read_response()
+    return deleted
 
 
 @contextmanager
@@ -125,120 +118,93 @@ def connect(client: Redis) -> Iterator[AbstractConnection]:
         connection.disconnect()
 
 
-class _Lane:
-    """One connection and its transaction: `check`, `write`, `finish`, each of which lets Redis go on meanwhile."""
+class _Transactions:
+    """The transactions of one connection: `send` blocks of rows, and `receive` the outcome of each in turn."""
 
-    def __init__(self, connection: AbstractConnection, stamp_field: bytes, stamp: bytes, written: Written) -> None:
+    def __init__(self, connection: AbstractConnection, project: str, stamp_field: bytes, stamp: bytes) -> None:
         self._connection = connection
         self._reader = hiredis.Reader()
-        self._stamp_field = stamp_field
-        self._stamp = parsed_stamp(stamp)
-        self._written = written
-        self._rows: Rows | None = None
-        self._sent: Rows | None = None
+        self._stamp = bulk_strings(stamp_field, stamp)
+        self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
 
-    def check(self, rows: Rows) -> None:
-        """Watch the keys and ask for their event timestamps."""
-        self._rows = rows
-        keys = _bytes(rows.keys)
-        self._send(b"*%d\r\n$5\r\nWATCH\r\n" % (len(rows.keys) + 1), keys, *self._script(_DISTINCT_STAMPS, keys))
+    def check_rights(self) -> None:
+        """Raise `ResponseError` where Redis would refuse a script's commands, which it only does for a newer row.
 
-    def write(self) -> None:
-        """Send the rows that are not older than what Redis has."""
-        _raise(self._reply())
-        stamps = _raise(self._reply())
-        rows = self._rows
-        if any(parsed_stamp(stamp) > self._stamp for stamp in stamps):
-            rows = self._without_newer(rows)
-        self._sent = rows
-        self._send(b"*1\r\n$5\r\nMULTI\r\n", _bytes(rows.commands), b"*1\r\n$4\r\nEXEC\r\n")
-        fault_point("redis: sent")
+        They queue up and are discarded: none is executed.
+        """
+        name = self._held[0]
+        self._connection.send_packed_command(
+            [
+                b"*1\r\n$5\r\nMULTI\r\n",
+                b"*3\r\n$4\r\nHGET\r\n" + name + name,
+                b"*2\r\n$6\r\nEXISTS\r\n" + name,
+                b"*3\r\n$6\r\nRENAME\r\n" + name + self._held[1],
+                b"*1\r\n$7\r\nDISCARD\r\n",
+            ]
+        )
+        _raise_error([self._reply() for _ in range(5)])
 
-    def finish(self) -> None:
-        """Wait for the outcome of the transaction, if there is one; after a conflict do it again."""
-        if self._rows is None:
-            return
-        for _ in range(_MAX_CONFLICTS):
-            replies = self._outcome()
-            if replies is not None:
-                break
-            self.check(self._rows)
-            self.write()
-        else:
-            raise ResponseError(f"other clients changed the same keys {_MAX_CONFLICTS} times in a row")
-        for reply in set(map(_error_text, replies)) - {None}:
-            raise ResponseError(reply)
-        self._written.rows += len(self._rows.keys)
-        self._written.newer += len(self._rows.keys) - len(self._sent.keys)
-        self._written.zeros += replies[:: self._sent.commands_per_row].count(0)
-        self._rows = None
+    def send(self, rows: Rows) -> None:
+        """Send a block of rows, in as many transactions as it takes."""
+        keys, commands = _Bytes(rows.keys), _Bytes(rows.commands)
+        parts: list[bytes | memoryview] = []
+        for start, stop in _spans(rows):
+            count = stop - start
+            held = b"".join(self._held[:count])
+            parts += [
+                b"*1\r\n$5\r\nMULTI\r\n*%d\r\n" % (2 * count + 5),
+                bulk_strings(b"EVAL", HOLD_NEWER, b"%d" % (2 * count)),
+                keys[start:stop],
+                held,
+                self._stamp,
+                commands[start:stop],
+                b"*%d\r\n" % (2 * count + 3),
+                bulk_strings(b"EVAL", RELEASE_NEWER, b"%d" % (2 * count)),
+                held,
+                keys[start:stop],
+                b"*1\r\n$4\r\nEXEC\r\n",
+            ]
+        self._connection.send_packed_command([b"".join(parts)])
 
-    def _without_newer(self, rows: Rows) -> Rows:
-        """Return the rows whose event timestamp in Redis is not newer, by asking for each one's."""
-        self._send(*self._script(_STAMPS, _bytes(rows.keys)))
-        stamps = pa.array(_raise(self._reply()), pa.binary()).dictionary_encode()
-        # one comparison per different event timestamp
-        newer = [parsed_stamp(stamp) > self._stamp for stamp in stamps.dictionary.to_pylist()]
-        is_newer = pa.array(newer, pa.bool_()).take(stamps.indices)
-        keep = pc.invert(is_newer.fill_null(False))
-        return Rows(rows.keys.filter(keep), rows.commands.filter(keep), rows.commands_per_row)
-
-    def _script(self, text: bytes, keys: memoryview) -> tuple[bytes | memoryview, ...]:
-        """Return the command that runs a script over the keys of the transaction and the field of the timestamp."""
-        count = len(self._rows.keys)
-        head = b"*%d\r\n" % (count + 4) + bulk_strings(b"EVAL", text, b"%d" % count)
-        return head, keys, bulk_strings(self._stamp_field)
-
-    def _outcome(self) -> list | None:
-        """Return the replies to the commands, or None where Redis has dropped the transaction because of a conflict."""
-        promised = b"+OK\r\n" + b"+QUEUED\r\n" * (len(self._sent.keys) * self._sent.commands_per_row)
-        received = b""
-        while len(received) < len(promised):  # an error is longer than what it stands for
-            received += self._receive()
-        if received.startswith(promised):
-            self._reader.feed(received[len(promised) :])
-            return _raise(self._reply())
-        # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
-        self._reader.feed(received)
-        while not isinstance(reply := self._reply(), Exception):
-            pass
-        return _raise(reply)
-
-    def _send(self, *parts: bytes | memoryview) -> None:
-        self._connection.send_packed_command(parts)
+    def receive(self, rows: Rows, written: Written) -> None:
+        """Wait for the outcome of the transactions of a block, and add it to `written`."""
+        for start, stop in _spans(rows):
+            commands = (stop - start) * rows.commands_per_row
+            queued = [self._reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
+            executed = self._reply()
+            # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
+            _raise_error([*queued, *(executed if isinstance(executed, list) else [executed])])
+            written.rows += stop - start
+            written.newer += executed[0]
 
     def _reply(self) -> object:
         while (reply := self._reader.gets()) is False:
-            self._reader.feed(self._receive())
+            data = self._connection._sock.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError("Redis closed the connection")
+            self._reader.feed(data)
         return reply
 
-    def _receive(self) -> bytes:
-        data = self._connection._sock.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError("Redis closed the connection")
-        return data
+
+class _Bytes:
+    """The values of a binary column, of which a slice is that of its buffer: values back to back, not copied."""
+
+    def __init__(self, column: pa.Array) -> None:
+        _, offsets, data = column.buffers()
+        self._bounds = memoryview(offsets).cast("i")[column.offset :]
+        self._data = memoryview(data) if data else memoryview(b"")
+
+    def __getitem__(self, rows: slice) -> memoryview:
+        return self._data[self._bounds[rows.start] : self._bounds[rows.stop]]
 
 
-def _transactions(blocks: Iterable[Rows]) -> Iterator[Rows]:
-    for block in blocks:
-        for start in range(0, len(block.keys), ROWS_PER_TRANSACTION):
-            yield block.slice(start, ROWS_PER_TRANSACTION)
+def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each transaction of a block, and the row after its last one."""
+    for start in range(0, len(rows.keys), ROWS_PER_TRANSACTION):
+        yield start, min(start + ROWS_PER_TRANSACTION, len(rows.keys))
 
 
-def _bytes(column: pa.Array) -> memoryview:
-    """Return the values of a binary column back to back, as they lie in its buffer."""
-    if not len(column):
-        return memoryview(b"")
-    _, offsets, data = column.buffers()
-    bounds = memoryview(offsets).cast("i")
-    return memoryview(data)[bounds[column.offset] : bounds[column.offset + len(column)]]
-
-
-def _raise(reply: object) -> object:
-    if isinstance(reply, Exception):
-        raise ResponseError(str(reply))
-    return reply
-
-
-def _error_text(reply: object) -> str | None:
-    return str(reply) if isinstance(reply, Exception) else None
+def _raise_error(replies: Iterable[object]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise ResponseError(str(reply))

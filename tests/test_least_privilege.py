@@ -7,6 +7,7 @@ from pathlib import Path
 
 import clickhouse_connect
 import psycopg2
+import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
@@ -289,7 +290,8 @@ def test_telemetry_columns_are_those_that_the_queries_read() -> None:
 
 # Redis ------------------------------------------------------------------------------------------------------------
 
-KEY = RowEncoder(ASSETS, VIEWS[ASSETS].features, project="dcmms", join_key="asset_id", ttl_seconds=None).plain_key("x")
+_ENCODER = RowEncoder(ASSETS, VIEWS[ASSETS].features, project="dcmms", join_key="asset_id", ttl_seconds=None)
+(KEY,) = _ENCODER.keys(pa.array(["x"])).to_pylist()
 
 
 def redis_of(production: Production, user: str, password: str) -> Redis:
@@ -305,7 +307,9 @@ def redis_of(production: Production, user: str, password: str) -> Redis:
         ("CONFIG", "SET", "maxmemory", "1"),
         ("KEYS", "*"),
         ("SET", KEY, "x"),
-        ("RENAME", KEY, KEY),
+        ("RENAME", KEY, "of-another-project"),
+        ("RENAME", "of-another-project", KEY),
+        ("WATCH", KEY),
         ("SHUTDOWN",),
         ("DEBUG", "SLEEP", "0"),
         ("ACL", "LIST"),

@@ -135,10 +135,12 @@ def test_publishers_at_once_leave_the_newest_row_of_each_asset(shop: Shop) -> No
         order = np.random.default_rng(number).permutation(len(assets))
         (batch,) = table.take(pa.array(order)).combine_chunks().to_batches()
         stamp = serialized_stamp(instants[number])
-        keys = encoder.keys(batch.column("asset_id"))
+        keys = encoder.bulk_keys(batch.column("asset_id"))
         blocks = [online.redis_engine.Rows(keys, encoder.updates(batch, keys, stamp))]
         barrier.wait()
-        return write_rows(shop.client, blocks, encoder.stamp_field, stamp).rows
+        return write_rows(
+            shop.client, blocks, project=shop.store.project, stamp_field=encoder.stamp_field, stamp=stamp
+        ).rows
 
     with ThreadPoolExecutor(len(instants)) as pool:
         for _ in range(3):
@@ -218,8 +220,7 @@ def test_verify_counts_mismatched_missing_and_extra_values_per_feature(shop: Sho
     columns["wo_count_30d"][:7] = [None] * 7
     write_snapshot(pa.table(columns, snapshot_schema(WORK_ORDERS)), snapshot_path(shop.data, WORK_ORDERS, T0))
     encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
-    keys = [bulk.split(b"\r\n", 1)[1][:-2] for bulk in encoder.keys(pa.array(ids(3))).to_pylist()]
-    for key in keys:
+    for key in encoder.keys(pa.array(ids(3))).to_pylist():
         shop.client.hset(key, encoder._fields["wo_count_90d"], b"")
     features = {f.feature: f for f in verify(shop.store, shop.data, WORK_ORDERS)}
     assert {f.values for f in features.values()} == {50}
@@ -284,7 +285,7 @@ def test_full_redis_says_so_and_every_row_is_old_or_new(shop: Shop) -> None:
     assets = ids(2_000)
     shop.publish(WORK_ORDERS, T0, assets[:1_000], 1)
     try:
-        shop.client.config_set("maxmemory", shop.client.info("memory")["used_memory"] + 600_000)
+        shop.client.config_set("maxmemory", shop.client.info("memory")["used_memory"] + 200_000)
         with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)"):
             shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
         assert_whole_rows(shop, assets, {1, 2, None})

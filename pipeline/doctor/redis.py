@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.repo_config import RepoConfig
 from redis import Redis, RedisError
@@ -35,6 +36,7 @@ _TRIED = {
     "EXPIRE": ("1",),
     "HGET": ("field",),
     "HMGET": ("field",),
+    "EXISTS": (),
 }
 
 
@@ -172,7 +174,7 @@ def _persistence(info: Mapping[str, Any]) -> Check:
 def _writes(client: Redis, config: RepoConfig) -> Check:
     """Return whether publishing would be let in: its commands queue up in a transaction that is then discarded."""
     encoder = RowEncoder(ASSETS, VIEWS[ASSETS].features, project=config.project, join_key="asset_id", ttl_seconds=None)
-    key = encoder.plain_key(_NOBODY)
+    (key,) = encoder.keys(pa.array([_NOBODY])).to_pylist()
     connection = client.connection_pool.make_connection()
     connection.retry = Retry(NoBackoff(), 0)
     refusals: dict[str, str] = {}
@@ -188,10 +190,10 @@ def _writes(client: Redis, config: RepoConfig) -> Check:
         connection.connect()
         ask("SCAN", 0, "MATCH", encoder.key_pattern, "COUNT", 1)
         ask("EVAL", "return redis.call('HGET', KEYS[1], ARGV[1])", 1, key, encoder.stamp_field)
-        ask("WATCH", key)
         ask("MULTI")
         for name, arguments in _TRIED.items():
             ask(name, key, *arguments)
+        ask("RENAME", key, key)
         ask("DISCARD")
     except (RedisError, OSError) as error:
         refusals["the connection"] = first_line(error)

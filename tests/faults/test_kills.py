@@ -3,7 +3,6 @@
 import os
 import random
 from collections import Counter
-from itertools import chain
 
 import pytest
 
@@ -13,8 +12,6 @@ from tests.faults.world import World
 
 SEED = int(os.environ.get("FAULT_SEED", "20260311"))
 RANDOM_KILLS = 10 if LONG else 0
-# Of the transactions that Redis gets some are enough: first and last ones of each view, and some amid.
-_TRANSACTIONS = (1, 2, 9, 20, 21, 22, 44, 64, 65)
 _SHORT = ("parquet: written:2", "redis: sent:9")
 # Where a view is rejected, its rows go into quarantine.
 _REJECTING = {"QUALITY_MAX_DROP": "0"}
@@ -42,7 +39,7 @@ def test_readers_would_see_harm(world: World, harm: str) -> None:
 
 @pytest.mark.timeout(900 if LONG else 240)
 def test_kills(world: World, tally: Counter) -> None:
-    points = list(chain.from_iterable(times_of(*point) for point in world.undisturbed.reached.items()))
+    points = [f"{point}:{time}" for point, times in world.undisturbed.reached.items() for time in range(1, times + 1)]
     assert set(_SHORT) <= set(points)
     chance = random.Random(SEED)
     kills = [
@@ -60,12 +57,6 @@ def test_kills(world: World, tally: Counter) -> None:
         else:
             tally["survived"] += 1
     assert not wrong, f"seed {SEED}:\n" + "\n".join(wrong)
-
-
-def times_of(point: str, count: int) -> list[str]:
-    """Return at which times a point that is reached `count` times is of interest, as the variable names them."""
-    times = _TRANSACTIONS if point == "redis: sent" else range(1, count + 1)
-    return [f"{point}:{time}" for time in times if time <= count]
 
 
 def survive(world: World, kill: dict[str, str] | float) -> None:

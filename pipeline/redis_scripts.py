@@ -1,0 +1,68 @@
+"""The scripts with which Redis compares event timestamps itself, as it writes and deletes rows."""
+
+import re
+
+# ARGV: the field of the event timestamp, and its new value: a serialized Timestamp, whose field 1 is seconds and
+# field 2 nanoseconds, both varints of 64 bits. What is no Timestamp is not newer.
+_IS_NEWER = """
+local function instant(stamp)
+    local bytes, fields, at = {stamp:byte(1, -1)}, {0, 0}, 1
+    while bytes[at] do
+        local field, first, value = bytes[at] / 8, at + 1, 0
+        repeat at = at + 1 until bytes[at] < 128
+        for i = at, first, -1 do
+            local bits = bytes[i] % 128
+            value = i == first + 9 and -bits or value * 128 + bits
+        end
+        fields[field], at = value, at + 1
+    end
+    return fields[1], fields[2]
+end
+local seen, newer, s, n = ARGV[2], false, instant(ARGV[2])
+local function is_newer(key)
+    local stamp = redis.pcall('HGET', key, ARGV[1])
+    if stamp ~= seen then
+        local ok, s2, n2 = pcall(instant, stamp)
+        seen, newer = stamp, ok and (s2 > s or s2 == s and n2 > n)
+    end
+    return newer
+end
+"""
+# KEYS: the rows, then the names for those that are newer. Returns how many are.
+_HOLD = """
+local held = 0
+for i = 1, #KEYS / 2 do
+    if is_newer(KEYS[i]) then
+        redis.call('RENAME', KEYS[i], KEYS[#KEYS / 2 + i])
+        held = held + 1
+    end
+end
+return held
+"""
+# KEYS: the names for newer rows, then the rows.
+_RELEASE = """
+local rows = #KEYS / 2
+if redis.call('EXISTS', unpack(KEYS, 1, rows)) > 0 then
+    for i = 1, rows do
+        if redis.call('EXISTS', KEYS[i]) > 0 then redis.call('RENAME', KEYS[i], KEYS[rows + i]) end
+    end
+end
+"""
+# KEYS: the rows. Further ARGV: the other fields to delete. Returns how many rows had any.
+_DELETE = """
+local deleted = 0
+for _, key in ipairs(KEYS) do
+    if not is_newer(key) and redis.call('HDEL', key, ARGV[1], unpack(ARGV, 3)) > 0 then deleted = deleted + 1 end
+end
+return deleted
+"""
+
+
+def _script(*parts: str) -> bytes:
+    """Return a script without its indentation: Redis hashes the text with each call, and slowly."""
+    return re.sub(r"\n\s*", "\n", "".join(parts)).strip().encode()
+
+
+HOLD_NEWER = _script(_IS_NEWER, _HOLD)
+RELEASE_NEWER = _script(_RELEASE)
+DELETE_OLDER = _script(_IS_NEWER, _DELETE)
