@@ -159,6 +159,7 @@ def _snapshot(schema: pa.Schema, entities: int, as_of: datetime, generator: np.r
 
 def publish(method: str, hour: int) -> dict:
     """Publish the snapshot of one hour and return the seconds and the peak memory of this process."""
+    from pipeline import online
     from pipeline.feast_store import open_feature_store
     from pipeline.snapshots import snapshot_path
 
@@ -171,6 +172,7 @@ def publish(method: str, hour: int) -> dict:
             "raw socket": _publish_raw,
             "publisher": _publish_engine,
         }[method](store, as_of, path)
+        online.record(store, VIEW, as_of)  # the next publisher finds the state that a run before it leaves
     return {"seconds": seconds, "megabytes": peak_megabytes()}
 
 

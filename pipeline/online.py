@@ -62,7 +62,7 @@ def publish(
     fault_point("online: written")
     removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
     fault_point("online: departed removed")
-    attempts()(_record, store, name, as_of)
+    attempts()(record, store, name, as_of)
     fault_point("online: recorded")
     return Published(written.rows, written.newer, removed)
 
@@ -81,6 +81,22 @@ def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
     return redis_engine.remove_departed(store, view, snapshot_instant(path), path, scan=True)
 
 
+def record(store: FeatureStore, name: str, as_of: datetime) -> None:
+    """Record in the registry that the view is online as of `as_of`, from where the last record ends.
+
+    The Feast UI shows these intervals, and `feast materialize-incremental` starts at the end of the last one.
+    """
+    view = registered_view(store, name)  # anew: an attempt before may have been recorded all the same
+    last = view.most_recent_end_time
+    if last and last >= as_of:
+        return
+    start = last or as_of - (view.ttl or timedelta(seconds=1))
+    try:
+        store.registry.apply_materialization(view, store.project, start, as_of)
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise registry_error(error) from error
+
+
 def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:
     """Run Feast's own materialization over one snapshot; it records the interval itself."""
     silent = io.StringIO()  # it prints headings and a progress bar of its own
@@ -95,19 +111,3 @@ def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datet
         raise PipelineError(
             f"Online store: {first_line(error)}. Check that it is up and the connection string in feature_store.yaml."
         ) from error
-
-
-def _record(store: FeatureStore, name: str, as_of: datetime) -> None:
-    """Record in the registry that the view is online as of `as_of`, from where the last record ends.
-
-    The Feast UI shows these intervals, and `feast materialize-incremental` starts at the end of the last one.
-    """
-    view = registered_view(store, name)  # anew: an attempt before may have been recorded all the same
-    last = view.most_recent_end_time
-    if last and last >= as_of:
-        return
-    start = last or as_of - (view.ttl or timedelta(seconds=1))
-    try:
-        store.registry.apply_materialization(view, store.project, start, as_of)
-    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise registry_error(error) from error
