@@ -32,7 +32,7 @@ ROWS_PER_TRANSACTION = 16
 # Few enough that other clients do not wait for them.
 _ROWS_PER_DELETION = 128
 # Blocks that are on their way or being executed while the next one is encoded.
-_BLOCKS_AHEAD = 2
+_BLOCKS_AHEAD = 4
 # Redis looks for rows under these names only within a transaction. They end like all keys of the project, for its ACL.
 _HELD = b"held %d "
 
