@@ -83,22 +83,20 @@ buckets as (
 
 -- windows -------------------------------------------------------------------------------------------------------------
 
--- in the order of the table, so that ClickHouse needs no hash table
-series_of_tenants as (
+-- grouped in the order of the table, so that ClickHouse needs no hash table
+recent_series as (
     select
         asset_id,
         metric_name,
         max(time_bucket) as last_start,
         countIf(time_bucket >= start_7d) as row_count_7d,
-        countIf(time_bucket >= start_30d) as row_count_30d,
+        count() as row_count_30d,
         sumIf(anomaly_count, time_bucket >= start_7d) as anomaly_sum_7d,
-        sumIf(anomaly_count, time_bucket >= start_30d) as anomaly_sum_30d,
-        sum(anomaly_count) as anomaly_sum_90d,
+        sum(anomaly_count) as anomaly_sum_30d,
         countIf(in_7d) as bucket_count_7d,
-        countIf(in_30d) as bucket_count_30d,
-        countIf(is_measured) as bucket_count_90d,
+        countIf(is_measured) as bucket_count_30d,
         sumIf(samples, in_7d) as sample_count_7d,
-        sumIf(samples, in_30d) as sample_count_30d,
+        sumIf(samples, is_measured) as sample_count_30d,
         minOrNullIf(min_value, in_7d and isFinite(min_value)) as smallest_7d,
         maxOrNullIf(max_value, in_7d and isFinite(max_value)) as largest_7d,
         -- of the averages, the totals and the squares: how many of each unit, the largest first
@@ -109,12 +107,26 @@ series_of_tenants as (
             sumIf(squares_small, in_7d), sumIf(squares_tiny, in_7d)
         ] as units_7d,
         [
-            sumIf(average_small, in_30d), sumIf(average_tiny, in_30d),
-            sumIf(total_large, in_30d), sumIf(total_small, in_30d), sumIf(total_tiny, in_30d),
-            sumIf(squares_huge, in_30d), sumIf(squares_large, in_30d),
-            sumIf(squares_small, in_30d), sumIf(squares_tiny, in_30d)
+            sumIf(average_small, is_measured), sumIf(average_tiny, is_measured),
+            sumIf(total_large, is_measured), sumIf(total_small, is_measured), sumIf(total_tiny, is_measured),
+            sumIf(squares_huge, is_measured), sumIf(squares_large, is_measured),
+            sumIf(squares_small, is_measured), sumIf(squares_tiny, is_measured)
         ] as units_30d
     from buckets
+    where time_bucket >= start_30d
+    group by tenant_id, asset_id, metric_name
+),
+
+-- of what is older few columns are needed, and most are not read
+older_series as (
+    select
+        asset_id,
+        metric_name,
+        max(time_bucket) as last_start,
+        sum(anomaly_count) as anomaly_sum,
+        countIf(is_measured) as bucket_count
+    from buckets
+    where time_bucket < start_30d
     group by tenant_id, asset_id, metric_name
 ),
 
@@ -128,10 +140,10 @@ series as (
         sum(row_count_30d) as rows_30d,
         sum(anomaly_sum_7d) as anomalies_7d,
         sum(anomaly_sum_30d) as anomalies_30d,
-        sum(anomaly_sum_90d) as anomalies_90d,
+        sum(anomaly_sum_30d) + sum(older_anomaly_sum) as anomalies_90d,
         sum(bucket_count_7d) as buckets_7d,
         sum(bucket_count_30d) as buckets_30d,
-        sum(bucket_count_90d) as buckets_90d,
+        sum(bucket_count_30d) + sum(older_bucket_count) as buckets_90d,
         nullIf(sum(sample_count_7d), 0) as samples_7d,
         nullIf(sum(sample_count_30d), 0) as samples_30d,
         min(smallest_7d) as min_7d,
@@ -159,7 +171,33 @@ series as (
             has(temperature_names, all_names[metric]), 'temperature',
             'frequency'
         ) as quantity
-    from series_of_tenants
+    from (
+        select
+            *,
+            0 as older_anomaly_sum,
+            0 as older_bucket_count
+        from recent_series
+        union all
+        select
+            asset_id,
+            metric_name,
+            last_start,
+            0 as row_count_7d,
+            0 as row_count_30d,
+            0 as anomaly_sum_7d,
+            0 as anomaly_sum_30d,
+            0 as bucket_count_7d,
+            0 as bucket_count_30d,
+            0 as sample_count_7d,
+            0 as sample_count_30d,
+            null as smallest_7d,
+            null as largest_7d,
+            [] as units_7d,
+            [] as units_30d,
+            anomaly_sum as older_anomaly_sum,
+            bucket_count as older_bucket_count
+        from older_series
+    )
     group by asset_id, metric_name
 ),
 

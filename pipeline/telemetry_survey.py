@@ -7,20 +7,19 @@ import pyarrow as pa
 
 from pipeline.clickhouse import ClickHouseSource
 
-# Two buckets of one cell of the clock grid set the same bit, which counts twice in the sum of the bits of 48 cells of a
-# series, and once in their union. Finding out costs a fraction of a scan; taking copies out costs more than one.
+# Two buckets of one cell of the clock grid set the same bit of the 64 that a part of a series has, which then has more
+# rows than bits. Finding out costs a fraction of a scan; taking copies out costs more than one.
 _SURVEY = """
 select
     toInt64(sum(part_rows)) as row_count,
-    toInt64(countIf(bit_sum != bit_union)) as parts_with_copies
+    toInt64(countIf(part_rows > bitCount(cells))) as parts_with_copies
 from (
     select
         count() as part_rows,
-        sum(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 48)) as bit_sum,
-        groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 48)) as bit_union
+        groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 64)) as cells
     from telemetry_aggregates
     where time_bucket >= {first_start:DateTime('UTC')} and time_bucket <= {last_start:DateTime('UTC')}
-    group by cityHash64(asset_id, metric_name, intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 48))
+    group by cityHash64(asset_id, metric_name, intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 64))
 )
 """
 _SCHEMA = pa.schema([("row_count", pa.int64()), ("parts_with_copies", pa.int64())])
