@@ -253,9 +253,12 @@ def _parsed(commands: list[bytes]) -> list[dict[bytes, bytes]]:
     import hiredis
 
     reader = hiredis.Reader()
-    reader.feed(b"".join(commands))
-    words = [reader.gets() for _ in commands]
-    return [dict(zip(word[2::2], word[3::2], strict=True)) for word in words]
+    hashes = []
+    for command in commands:  # one at a time: after each the reader moves all that it has left
+        reader.feed(command)
+        words = reader.gets()
+        hashes.append(dict(zip(words[2::2], words[3::2], strict=True)))
+    return hashes
 
 
 _TASKS = {

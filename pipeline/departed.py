@@ -11,7 +11,7 @@ from redis import Redis
 
 from pipeline.redis_layout import RowEncoder
 
-_BATCH_ROWS = 262_144
+_BATCH_ROWS = 65_536
 _SCAN_COUNT = 10_000
 
 
