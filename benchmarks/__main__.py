@@ -2,6 +2,7 @@
 
 python -m benchmarks                                                    an hour, 40 GB of disk
 python -m benchmarks --entities 9000 --assets 200 --assets 2000 --serve-seconds 5 --output /tmp    some minutes
+python -m benchmarks --part publishing --entities 1000000               these figures anew, and all others as they are
 """
 
 import json
@@ -15,6 +16,9 @@ from benchmarks.publishing import VIEW, measure_publishing
 from benchmarks.report import write_report
 from benchmarks.serving import measure_serving
 from dev.stack import REPOSITORY
+
+# The parts of the report, and which field of a record tells the size at which it was measured.
+SIZES = {"publishing": "entities", "fleets": "assets", "serving": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,32 +34,51 @@ from dev.stack import REPOSITORY
     "--output",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=REPOSITORY / "docs",
-    help="Folder of performance.md and performance.svg; by default docs/.",
+    help="Folder of performance.md, .svg and .json; by default docs/.",
 )
-@click.option("--records", type=click.Path(path_type=Path), help="Also write the figures as JSON to this file.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(list(SIZES)),
+    multiple=True,
+    help="Measure only this, at the sizes given; keep all other figures of performance.json.",
+)
 def main(
     entities: tuple[int, ...],
     assets: tuple[int, ...],
     runs: int,
     serve_seconds: float,
     output: Path,
-    records: Path | None,
+    parts: tuple[str, ...],
 ) -> None:
     """Measure publishing, extraction, whole runs and serving, and write docs/performance.md."""
     from pipeline.schemas import VIEWS
 
+    file = output / "performance.json"
+    if parts and not file.exists():
+        raise click.ClickException(f"{file} is missing: measure everything first, without --part")
+    figures = json.loads(file.read_text()) if parts else {part: [] for part in SIZES}
     console = Console(stderr=True)
     with console.status("starting") as status:
         say = status.update if console.is_terminal else console.print
-        figures = {
-            "publishing": measure_publishing({size: 1 if size >= 1_000_000 else runs for size in entities}, say),
-            "fleets": measure_fleets(list(assets), runs, say),
-            "serving": measure_serving(serve_seconds, say),
+        measure = {
+            "publishing": lambda: measure_publishing({n: 1 if n >= 1_000_000 else runs for n in entities}, say),
+            "fleets": lambda: measure_fleets(list(assets), runs, say),
+            "serving": lambda: measure_serving(serve_seconds, say),
         }
-    if records:
-        records.write_text(json.dumps(figures, indent=1))
+        for part in parts or SIZES:
+            figures[part] = _replaced(figures[part], measure[part](), SIZES[part])
+    file.write_text(json.dumps(figures, indent=1) + "\n")
     write_report(output, figures, len(VIEWS[VIEW].features))
     click.echo(f"wrote {output / 'performance.md'}")
+
+
+def _replaced(old: list[dict], new: list[dict], size: str | None) -> list[dict]:
+    """Return the new records, and the old ones of other sizes."""
+    if size is None:
+        return new
+    measured = {record[size] for record in new}
+    return sorted([r for r in old if r[size] not in measured] + new, key=lambda record: record[size])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def write_report(directory: Path, records: dict[str, list[dict]], features: int)
 def _head() -> Iterable[str]:
     yield "# Performance"
     yield (
-        "Made by `make bench`: every figure is the median of runs that take turns, on one machine at one time. "
+        "Made by `make bench`: every figure is the median of runs that take turns, on one machine. "
         "Machines differ and are noisy: the ratios mean something, the seconds little."
     )
     yield f"Machine: {machine()}. PostgreSQL, Redis and the ClickHouse engine run on it as well."
