@@ -149,12 +149,6 @@ def serialized_stamp(instant: datetime) -> bytes:
     return stamp.SerializeToString()
 
 
-def parsed_stamp(stamp: bytes) -> tuple[int, int]:
-    """Return a serialized `Timestamp` as seconds and nanoseconds, which sort like the instants."""
-    parsed = Timestamp.FromString(stamp)
-    return parsed.seconds, parsed.nanos
-
-
 def bulk_strings(*texts: bytes) -> bytes:
     """Return the texts as bulk strings of the protocol, one after the other."""
     return b"".join(b"$%d\r\n%s\r\n" % (len(text), text) for text in texts)

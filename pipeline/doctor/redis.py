@@ -9,6 +9,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from feast.repo_config import RepoConfig
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
@@ -18,6 +19,7 @@ from pipeline.doctor.transport import check_transport
 from pipeline.errors import first_line
 from pipeline.redis_engine import advice_for
 from pipeline.redis_layout import RowEncoder
+from pipeline.redis_writer import connect
 from pipeline.schemas import VIEWS
 from pipeline.views import ASSETS
 
@@ -175,11 +177,9 @@ def _writes(client: Redis, config: RepoConfig) -> Check:
     """Return whether publishing would be let in: its commands queue up in a transaction that is then discarded."""
     encoder = RowEncoder(ASSETS, VIEWS[ASSETS].features, project=config.project, join_key="asset_id", ttl_seconds=None)
     (key,) = encoder.keys(pa.array([_NOBODY])).to_pylist()
-    connection = client.connection_pool.make_connection()
-    connection.retry = Retry(NoBackoff(), 0)
     refusals: dict[str, str] = {}
 
-    def ask(*command: str | bytes | int) -> None:
+    def ask(connection: AbstractConnection, *command: str | bytes | int) -> None:
         connection.send_command(*command)
         try:
             connection.read_response()
@@ -187,18 +187,16 @@ def _writes(client: Redis, config: RepoConfig) -> Check:
             refusals[str(command[0])] = first_line(error)
 
     try:
-        connection.connect()
-        ask("SCAN", 0, "MATCH", encoder.key_pattern, "COUNT", 1)
-        ask("EVAL", "return redis.call('HGET', KEYS[1], ARGV[1])", 1, key, encoder.stamp_field)
-        ask("MULTI")
-        for name, arguments in _TRIED.items():
-            ask(name, key, *arguments)
-        ask("RENAME", key, key)
-        ask("DISCARD")
+        with connect(client) as connection:
+            ask(connection, "SCAN", 0, "MATCH", encoder.key_pattern, "COUNT", 1)
+            ask(connection, "EVAL", "return redis.call('HGET', KEYS[1], ARGV[1])", 1, key, encoder.stamp_field)
+            ask(connection, "MULTI")
+            for name, arguments in _TRIED.items():
+                ask(connection, name, key, *arguments)
+            ask(connection, "RENAME", key, key)
+            ask(connection, "DISCARD")
     except (RedisError, OSError) as error:
         refusals["the connection"] = first_line(error)
-    finally:
-        connection.disconnect()
     if refusals:
         reason = next(iter(refusals.values()))
         return REDIS.fails("writes", f"refuses {', '.join(refusals)}: {reason}", advice_for(reason))
