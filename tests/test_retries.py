@@ -1,6 +1,7 @@
 """What is tried again, how often, and what is not: a fault that a person has to put right fails at once."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_a_passing_fault_is_tried_again_and_told_each_time(caplog: pytest.LogCap
         assert attempts()(failing, "done") == "done"
     assert failing.calls == 2
     (message,) = caplog.messages
-    assert message.startswith("server closed the connection; trying again in 0.")
+    assert re.fullmatch(r"server closed the connection; trying again in (0\.[5-9]|1\.0) s", message)
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -68,7 +69,7 @@ def test_the_time_is_that_of_all_that_is_tried_in_sum() -> None:
             with pytest.raises(PipelineError), retrying_for(60):  # within the other one, whose time is what counts
                 attempts()(failing, "done")
             assert failing.calls == (2 if seconds else 1)
-    assert time.monotonic() - began < 2 * SECONDS + 1.2
+    assert time.monotonic() - began < 10, "one pause, not those of a minute"
 
 
 def test_a_long_attempt_may_be_lost_once() -> None:
