@@ -12,7 +12,7 @@ that their commands are allowed is asked beforehand.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import hiredis
@@ -94,9 +94,11 @@ def delete_rows(
     well. Raises the client's `RedisError`, or `OSError`, where Redis fails.
     """
     deleted = 0
-    with connect(client) as connection:
+    with ExitStack() as stack:
+        connection = None  # nearly always nothing is to be deleted: then no connection is made
         for block in blocks:
             for start in range(0, len(block), _ROWS_PER_DELETION):
+                connection = connection or stack.enter_context(connect(client))
                 keys = block.slice(start, _ROWS_PER_DELETION).to_pylist()
                 connection.send_command("EVAL", DELETE_OLDER, len(keys), *keys, stamp_field, stamp, *fields)
                 deleted += connection.read_response()
