@@ -82,7 +82,7 @@ def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucke
         "last_start": max(instants).replace(microsecond=0) - timedelta(seconds=bucket_seconds),
     }
     survey = survey_telemetry(source, **bounds, bucket_seconds=bucket_seconds)
-    query, parameters = _telemetry_query(instants, has_copies=survey.has_copies)
+    query, parameters = _telemetry_query(instants, survey.blocks_with_copies)
     parameters |= bounds | {"bucket_seconds": bucket_seconds}
     most = ROWS_PER_QUERY if len(instants) == 1 else ROWS_PER_BACKFILL_QUERY
     groups = site_groups(source, **bounds, rows_per_group=most) if survey.rows > most else [[]]
@@ -90,15 +90,18 @@ def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucke
     return pa.concat_tables(source.stream(query, parameters | {"sites": sites}, schema) for sites in groups)
 
 
-def _telemetry_query(instants: Sequence[datetime], *, has_copies: bool) -> tuple[str, dict[str, Any]]:
-    """Return the SQL that reads telemetry as of the `instants`, and its parameters that depend on them."""
+def _telemetry_query(
+    instants: Sequence[datetime], blocks_with_copies: Sequence[int] = ()
+) -> tuple[str, dict[str, Any]]:
+    """Return the SQL that reads telemetry as of the `instants`, and its parameters that depend on them or on copies."""
     last = max(instants)
     if len(instants) == 1:
         query, parameters = query_of(TELEMETRY), {"as_of": last}
     else:
         query = backfill_query_of(TELEMETRY)
         parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
-    if has_copies:
+    if blocks_with_copies:
+        parameters["blocks_with_copies"] = list(blocks_with_copies)
         once = (REPOSITORY / "features" / "telemetry_once.sql").read_text(encoding="utf-8")
         query = f"with telemetry_aggregates as (\n{once}\n)\nselect * from (\n{query}\n)"
     return query, parameters

@@ -1,4 +1,4 @@
-"""A first look at the telemetry that is to be read: how much it is, and whether a bucket is stored twice."""
+"""A first look at the telemetry that is to be read: how much it is, and where buckets are stored twice."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,30 +7,34 @@ import pyarrow as pa
 
 from pipeline.clickhouse import ClickHouseSource
 
-# Two buckets of one cell of the clock grid set the same bit of the 64 that a part of a series has, which then has more
+# Two buckets of one cell of the clock grid set the same bit of the 64 that a block of a series has, which then has more
 # rows than bits. Finding out costs a fraction of a scan; taking copies out costs more than one.
 _SURVEY = """
 select
     toInt64(sum(part_rows)) as row_count,
-    toInt64(countIf(part_rows > bitCount(cells))) as parts_with_copies
+    arraySort(groupUniqArrayIf(toInt64(block), part_rows > bitCount(cells))) as blocks_with_copies
 from (
     select
+        intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 64) as block,
         count() as part_rows,
         groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 64)) as cells
     from telemetry_aggregates
     where time_bucket >= {first_start:DateTime('UTC')} and time_bucket <= {last_start:DateTime('UTC')}
-    group by cityHash64(asset_id, metric_name, intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 64))
+    group by block, cityHash64(asset_id, metric_name)
 )
 """
-_SCHEMA = pa.schema([("row_count", pa.int64()), ("parts_with_copies", pa.int64())])
+_SCHEMA = pa.schema([("row_count", pa.int64()), ("blocks_with_copies", pa.list_(pa.int64()))])
 
 
 @dataclass(frozen=True)
 class Survey:
-    """How many rows there are, and whether some bucket may be among them twice."""
+    """How many rows there are, and the blocks of 64 cells of the clock grid in which a bucket may be stored twice.
+
+    The number of a block is that of its first cell, counted from 1970 in widths of a bucket, divided by 64.
+    """
 
     rows: int
-    has_copies: bool
+    blocks_with_copies: list[int]
 
 
 def survey_telemetry(
@@ -43,4 +47,4 @@ def survey_telemetry(
     """
     parameters = {"first_start": first_start, "last_start": last_start, "bucket_seconds": bucket_seconds}
     row = source.stream(_SURVEY, parameters, _SCHEMA).to_pylist()[0]
-    return Survey(rows=row["row_count"], has_copies=row["parts_with_copies"] > 0)
+    return Survey(rows=row["row_count"], blocks_with_copies=row["blocks_with_copies"])

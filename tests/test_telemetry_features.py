@@ -5,7 +5,7 @@ what they read of it does not depend on its variant: everything runs with one.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from pipeline.extract import (
     read_telemetry,
 )
 from pipeline.postgres import open_postgres
+from pipeline.telemetry_survey import Survey, survey_telemetry
 from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
 
 VIEW = "telemetry_features"
@@ -327,6 +328,27 @@ def test_copies_count_once_in_a_backfill_and_in_groups_of_sites(dcmms: Dcmms, mo
         key = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
         assert read_telemetry(source, instants, 3600).sort_by(key).equals(backfill.sort_by(key))
     assert singles["availability_7d"].null_count == 4  # a site of two has one other
+
+
+@pytest.mark.parametrize("minutes", [10, 60])
+def test_the_survey_tells_the_blocks_with_copies(dcmms: Dcmms, minutes: int) -> None:
+    """At both ends of a block and in the next one but one; the rows of all others are read as they are."""
+    width = timedelta(minutes=minutes)
+    first = 64 * (int(ago(days=20).timestamp()) // (64 * width.seconds))
+    rows = [
+        bucket(asset_key(1 + cell % 3), metric, datetime.fromtimestamp((first + cell) * width.seconds, UTC), cell % 7)
+        for cell in range(64 * 4)
+        for metric in ("power_kw", "voltage_v")
+    ]
+    dcmms.buckets(*rows)
+    bounds = (ago(days=90), T - width, width.seconds)
+    with open_clickhouse(dcmms.settings) as source:
+        assert survey_telemetry(source, *bounds) == Survey(len(rows), [])
+        before = read_telemetry(source, [T], width.seconds)
+        copied = [rows[2 * cell] | {"count": 1, "avg_value": 1e6} for cell in (64, 127, 192)]
+        dcmms.buckets(*copied, copied[0])
+        assert survey_telemetry(source, *bounds) == Survey(len(rows) + 4, [first // 64 + 1, first // 64 + 3])
+        assert read_telemetry(source, [T], width.seconds).equals(before)
 
 
 def _single(source: ClickHouseSource, as_of: datetime) -> pa.Table:
