@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,6 +27,8 @@ from dev.stack import REPOSITORY, ensure_database
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
 METRICS = 5
+# The hour of which every bucket is stored a second time for the last measurement.
+STORED_TWICE = "2025-12-20 03:00:00"
 
 FLOORS = {
     "asset_features": """
@@ -82,6 +85,8 @@ def measure_fleets(sizes: list[int], runs: int, say: Callable[[str], None]) -> l
                 whole.append(_worker("run", environment))
             record["run_seconds"] = statistics.median(result["seconds"] for result in whole)
             record["run_megabytes"] = max(result["megabytes"] for result in whole)
+            say(f"{assets:,} assets: extraction with an hour stored twice")
+            record["with_copies"] = _worker("extract-copies", environment, str(runs), STORED_TWICE)
             records.append(record)
     return records
 
@@ -124,46 +129,56 @@ def load(assets: int) -> dict:
 def extract_views(runs: int) -> dict:
     """Return, per view, the medians of the seconds of its extraction and its floor, taken in turns."""
     from pipeline import extract
-    from pipeline.clickhouse import open_clickhouse
     from pipeline.config import load_settings
     from pipeline.postgres import open_postgres
     from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
 
-    settings = load_settings()
-    seconds: dict[str, dict[str, list[float]]] = {}
-    with open_postgres(settings) as postgres, open_clickhouse(settings) as clickhouse:
+    views = {}
+    with open_postgres(load_settings()) as postgres:
 
-        def scan_postgres(view: str) -> None:
+        def scan(view: str) -> None:
             with postgres._connection.cursor() as cursor:
                 cursor.execute(FLOORS[view])
                 cursor.fetchall()
 
-        def scan_clickhouse() -> None:
+        for view in (ASSETS, WORK_ORDERS):
+            views[view] = _in_turns(runs, partial(scan, view), partial(extract.extract_postgres, postgres, view, AS_OF))
+    return views | {TELEMETRY: extract_telemetry(runs)}
+
+
+def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
+    """Return the medians for telemetry_features, after the buckets of the instant `store_twice` were stored again."""
+    from pipeline import extract
+    from pipeline.clickhouse import open_clickhouse
+    from pipeline.config import load_settings
+    from pipeline.views import TELEMETRY
+
+    settings = load_settings()
+    with open_clickhouse(settings) as clickhouse:
+        if store_twice:
+            rows = "select * from telemetry_aggregates where time_bucket = {start:DateTime('UTC')}"
+            clickhouse._client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
+
+        def scan() -> None:
             with clickhouse._client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
                 for _ in blocks:
                     pass
 
-        def postgres_pair(view: str) -> tuple[Callable[[], object], Callable[[], object]]:
-            return lambda: scan_postgres(view), lambda: extract.extract_postgres(postgres, view, AS_OF)
+        return _in_turns(runs, scan, partial(extract.extract_telemetry, clickhouse, AS_OF, settings.bucket_seconds))
 
-        pairs = {view: postgres_pair(view) for view in (ASSETS, WORK_ORDERS)}
-        bucket_seconds = settings.bucket_seconds
-        pairs[TELEMETRY] = (
-            scan_clickhouse,
-            lambda: extract.extract_telemetry(clickhouse, AS_OF, bucket_seconds),
-        )
-        for view, (floor, extraction) in pairs.items():
-            seconds[view] = {"floor": [], "extraction": [], "floor_cpu": [], "extraction_cpu": []}
-            floor()  # what it reads is in memory from here on
-            for _ in range(runs):
-                for name, task in (("floor", floor), ("extraction", extraction)):
-                    started, cpu = time.perf_counter(), _cpu_seconds()
-                    task()
-                    seconds[view][name].append(time.perf_counter() - started)
-                    seconds[view][f"{name}_cpu"].append(_cpu_seconds() - cpu)
-    return {
-        view: {name: statistics.median(values) for name, values in of_view.items()} for view, of_view in seconds.items()
-    }
+
+def _in_turns(runs: int, floor: Callable[[], object], extraction: Callable[[], object]) -> dict[str, float]:
+    """Return the medians of the seconds and the CPU seconds of both tasks."""
+    tasks = {"floor": floor, "extraction": extraction}
+    seconds: dict[str, list[float]] = {name + kind: [] for name in tasks for kind in ("", "_cpu")}
+    floor()  # what it reads is in memory from here on
+    for _ in range(runs):
+        for name, task in tasks.items():
+            started, cpu = time.perf_counter(), _cpu_seconds()
+            task()
+            seconds[name].append(time.perf_counter() - started)
+            seconds[f"{name}_cpu"].append(_cpu_seconds() - cpu)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _cpu_seconds() -> float:
@@ -184,6 +199,7 @@ _TASKS = {
     "load": lambda assets: load(int(assets)),
     "extract": lambda runs: extract_views(int(runs)),
     "run": whole_run,
+    "extract-copies": lambda runs, start: extract_telemetry(int(runs), store_twice=start),
 }
 
 
