@@ -17,6 +17,7 @@ from pipeline.lock import one_at_a_time
 from pipeline.metrics import measured
 from pipeline.retries import retrying_for
 from pipeline.run import Progress, ViewResult, materialize
+from pipeline.stop import raise_if_stopped
 from pipeline.views import ENGINE_REDIS
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def _registry(*, needed: bool) -> Iterator[FeatureStore | None]:
         try:
             store = stack.enter_context(open_feature_store())
         except PipelineError as error:
+            raise_if_stopped()
             if needed:
                 raise
             logger.warning("without lock and ledger: %s", error)

@@ -24,7 +24,7 @@ from pipeline.fault_points import fault_point
 from pipeline.passing_faults import pipeline_error
 from pipeline.retries import attempts
 from pipeline.run import ViewResult
-from pipeline.stop import Stopped, at_stop
+from pipeline.stop import asked_to_stop, at_stop
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +182,9 @@ def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
     with at_stop(lambda _: ledger.finish(replace(run, outcome=INTERRUPTED))):
         try:
             yield
-        except Stopped as stopped:
-            run.outcome, run.error = INTERRUPTED, str(stopped)
-            raise
         except BaseException as error:
-            run.outcome, run.error = FAILED, first_line(error)
+            stopped = asked_to_stop()
+            run.outcome, run.error = (INTERRUPTED, str(stopped)) if stopped else (FAILED, first_line(error))
             raise
         else:
             errors = {result.error for result in run.results.values() if result.error}

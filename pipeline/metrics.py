@@ -21,7 +21,7 @@ from pipeline.feast_store import open_feature_store
 from pipeline.ledger import INTERRUPTED, Ledger, Publication, Run
 from pipeline.parquet import remove_leftovers
 from pipeline.run import exit_code
-from pipeline.stop import Stopped, at_stop
+from pipeline.stop import Stopped, asked_to_stop, at_stop
 from pipeline.views import VIEW_NAMES
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,9 @@ def measured(run: Run, path: Path | None) -> Iterator[None]:
         try:
             yield
             run.exit_code = exit_code([run.results[view] for view in run.views])
-        except (PipelineError, Stopped) as error:
-            run.exit_code = error.exit_code
-            raise
-        except BaseException:
-            run.exit_code = 1
+        except BaseException as error:
+            ended_by = asked_to_stop() or error
+            run.exit_code = ended_by.exit_code if isinstance(ended_by, PipelineError | Stopped) else 1
             raise
         finally:
             write(run)

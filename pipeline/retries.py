@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from pipeline.errors import PipelineError, Unavailable
+from pipeline.stop import raise_if_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class _Patience:
         return state.attempt_number >= _MAX_ATTEMPTS or state.upcoming_sleep >= self._budget.seconds
 
     def announce(self, state: RetryCallState) -> None:
-        """Say that there will be another attempt."""
+        """Say that there will be another attempt; raises `Stopped` where a stop has caused the error."""
+        raise_if_stopped()
         logger.warning("%s; trying again in %.1f s", state.outcome.exception(), state.upcoming_sleep)
 
 

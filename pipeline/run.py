@@ -31,6 +31,7 @@ from pipeline.snapshots import (
     snapshot_path,
     write_snapshot,
 )
+from pipeline.stop import raise_if_stopped
 from pipeline.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
 
 logger = logging.getLogger(__name__)
@@ -324,6 +325,7 @@ class _Run:
         logger.log(level, "%s: %s", view, text, extra={"view": view})
 
     def _fail(self, views: list[str], error: PipelineError, stage: str | None = None) -> None:
+        raise_if_stopped()  # the error is only that of a library that was broken off
         for view in views:
             self.results[view].error = str(error)
             self.progress(view, "failed", 1.0)
@@ -333,6 +335,7 @@ class _Run:
     @contextmanager
     def _step(self, view: str, stage: str, *, passing: tuple[type[PipelineError], ...] = ()) -> Iterator[None]:
         """Do one thing for one view: its time counts for the view, its failure, but for one to pass on, fails it."""
+        raise_if_stopped()
         self.progress(view, stage, 0.0)
         started = time.monotonic()
         try:

@@ -56,12 +56,28 @@ def stoppable(say: Callable[[str], None]) -> Iterator[None]:
     guard = _guard = _Guard(say)
     try:
         yield
-    except Stopped as stopped:
-        guard.ended.set()
-        say(str(stopped))
-        raise SystemExit(stopped.exit_code) from None
+    except BaseException:  # also what a library has raised in place of the stop
+        if guard.stopped is None:
+            raise
     finally:
         guard.dismiss()
+    if guard.stopped:
+        say(str(guard.stopped))
+        raise SystemExit(guard.stopped.exit_code)
+
+
+def asked_to_stop() -> Stopped | None:
+    """Return the stop that was asked for in the `stoppable` block, if one was.
+
+    A library that cleans up after it may raise an error of its own, and the stop would be lost in that.
+    """
+    return _guard.stopped if _guard else None
+
+
+def raise_if_stopped() -> None:
+    """Raise the `Stopped` that was asked for, again: for where errors are caught and work goes on."""
+    if stopped := asked_to_stop():
+        raise stopped
 
 
 def set_time_limit(seconds: float) -> None:
@@ -76,7 +92,7 @@ class _Guard:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.ended = threading.Event()
         self._say = say
-        self._raised = False
+        self.stopped: Stopped | None = None
         self._timer: threading.Timer | None = None
         self._over: float | None = None  # the time limit, once it has passed
         self._reader, self._writer = os.pipe()
@@ -87,6 +103,8 @@ class _Guard:
 
     def dismiss(self) -> None:
         """Put everything back as it was."""
+        global _guard
+        _guard = None
         self.ended.set()
         if self._timer:
             self._timer.cancel()
@@ -107,9 +125,9 @@ class _Guard:
         self._timer.start()
 
     def _raise(self, signum: int, _frame: FrameType | None) -> None:
-        if not self._raised:  # a second signal must not break off the cleaning up
-            self._raised = True
-            raise Stopped(signum, self._over)
+        if self.stopped is None:  # a second signal must not break off the cleaning up
+            self.stopped = Stopped(signum, self._over)
+            raise self.stopped
 
     def _watch(self) -> None:
         """Wait for the byte that the interpreter writes at a signal."""

@@ -21,7 +21,7 @@ from pipeline.feast_store import open_feature_store
 from pipeline.ledger import Ledger, Run
 from pipeline.lock import one_at_a_time
 from pipeline.views import VIEW_NAMES
-from tests.commands import invoke
+from tests.commands import invoke, process
 from tests.dcmms import Dcmms, T, ago, bucket
 from tests.stores import apply_definitions, write_feature_store_yaml
 
@@ -29,6 +29,25 @@ VIEW = "work_order_features"
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 EARLIER = "2026-03-11T09:00:00Z"
 ALWAYS = str(50 * 365 * 24 * 60)
+
+# A run of which one step gets a SIGTERM and does not let its exception through.
+BROKEN_OFF = """
+import os, signal, time
+from contextlib import suppress
+import pipeline.run
+from materialize_features import cli
+from pipeline.errors import PipelineError
+from pipeline.stop import Stopped
+
+def broken_off(*arguments):
+    with suppress(Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    {afterwards}
+
+pipeline.run.{step} = broken_off
+cli()
+"""
 
 
 @pytest.fixture
@@ -234,6 +253,28 @@ def test_metrics_of_a_run_that_found_another_one_busy(
     assert samples(path)["run_exit_code"] == {"": 75}
     (line,) = json_lines(result)
     assert (line["level"], line["message"][:8]) == ("ERROR", "Project ")
+
+
+@pytest.mark.parametrize(
+    ("step", "afterwards"),
+    [("registered_view", "raise PipelineError('connection ACTIVE')"), ("write_snapshot", "return 1")],
+)
+def test_a_stop_is_not_lost_in_what_a_library_makes_of_it(
+    cursor: psycopg2.extensions.cursor, tmp_path: Path, step: str, afterwards: str
+) -> None:
+    """A library that is broken off may raise an error of its own while it cleans up, or none at all."""
+    log, metrics = tmp_path / "log", tmp_path / "features.prom"
+    code = BROKEN_OFF.format(step=step, afterwards=afterwards)
+    options = ["--as-of", AS_OF, "--view", VIEW, "--metrics-file", str(metrics), "--log-format", "json"]
+    with process("-c", code, *options, log=log) as run:
+        assert run.wait(60) == 143
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (error,) = [line["message"] for line in lines if line["level"] == "ERROR"]
+    assert error.startswith("Stopped by SIGTERM.")
+    (row,) = rows(cursor)
+    assert (row["outcome"], row["error"]) == ("interrupted", error)
+    assert row["views"][VIEW]["outcome"] in ("nothing written", "snapshot only")
+    assert samples(metrics)["run_exit_code"] == {"": 143}
 
 
 def test_metrics_that_cannot_be_written_are_a_warning(environment: Dcmms) -> None:

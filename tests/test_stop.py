@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.feast_store import open_feature_store
 from pipeline.ledger import Ledger
 from pipeline.lock import one_at_a_time
+from pipeline.stop import Stopped, raise_if_stopped, stoppable
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
 from tests.dcmms import Dcmms, T, ago
 from tests.stores import apply_definitions, write_feature_store_yaml
@@ -161,6 +162,22 @@ def test_the_time_limit_holds_from_the_start(tmp_path: Path) -> None:
     with process(COMMAND, "--timeout", "0.2", log=log, FEATURE_STORE_ENV_FILE=os.devnull) as command:
         assert command.wait(60) == 124
     assert log.read_text().startswith("Stopped by --timeout, 0.2 s. ")
+
+
+@pytest.mark.parametrize("lost", [ValueError("of a library that cleans up"), SystemExit(1), None])
+def test_a_stop_ends_the_block_whatever_became_of_it(lost: BaseException | None) -> None:
+    said: list[str] = []
+    with pytest.raises(SystemExit) as ended, stoppable(said.append):
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            raise_if_stopped()
+        if lost:
+            raise lost
+    assert ended.value.code == 143
+    assert [text[:19] for text in said] == ["Stopped by SIGTERM."]
+    raise_if_stopped()  # outside of the block there is nothing to stop
 
 
 def test_a_command_that_ended_leaves_no_handlers() -> None:
