@@ -69,7 +69,7 @@ def stoppable(say: Callable[[str], None]) -> Iterator[None]:
 def asked_to_stop() -> Stopped | None:
     """Return the stop that was asked for in the `stoppable` block, if one was.
 
-    A library that cleans up after it may raise an error of its own, and the stop would be lost in that.
+    A library that cleans up after it may raise an error of its own, or it came in a callback: it would be lost.
     """
     return _guard.stopped if _guard else None
 
@@ -99,6 +99,7 @@ class _Guard:
         os.set_blocking(self._writer, False)
         self._handlers = {signum: signal.signal(signum, self._raise) for signum in _EXIT_CODES}
         self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
 
     def dismiss(self) -> None:
@@ -108,6 +109,7 @@ class _Guard:
         self.ended.set()
         if self._timer:
             self._timer.cancel()
+        sys.unraisablehook = self._previous_hook
         signal.set_wakeup_fd(self._previous_writer)
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
@@ -128,6 +130,11 @@ class _Guard:
         if self.stopped is None:  # a second signal must not break off the cleaning up
             self.stopped = Stopped(signum, self._over)
             raise self.stopped
+
+    def _unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Print nothing of a stop that came where Python lets no exception out, in a weak reference's callback."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._previous_hook(unraisable)
 
     def _watch(self) -> None:
         """Wait for the byte that the interpreter writes at a signal."""

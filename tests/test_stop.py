@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -178,6 +179,27 @@ def test_a_stop_ends_the_block_whatever_became_of_it(lost: BaseException | None)
     assert ended.value.code == 143
     assert [text[:19] for text in said] == ["Stopped by SIGTERM."]
     raise_if_stopped()  # outside of the block there is nothing to stop
+
+
+class Callback:
+    """Something that is stopped where Python lets no exception out."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+
+def test_a_stop_in_a_callback_is_neither_lost_nor_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as ended, stoppable(print):
+        Callback()
+        raise_if_stopped()
+    assert ended.value.code == 143
+    assert capfd.readouterr() == (
+        "Stopped by SIGTERM. Whatever was written is whole; the next run does the rest.\n",
+        "",
+    )
+    assert sys.unraisablehook is hook
 
 
 def test_a_command_that_ended_leaves_no_handlers() -> None:
