@@ -90,9 +90,7 @@ def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucke
     return pa.concat_tables(source.stream(query, parameters | {"sites": sites}, schema) for sites in groups)
 
 
-def _telemetry_query(
-    instants: Sequence[datetime], blocks_with_copies: Sequence[int] = ()
-) -> tuple[str, dict[str, Any]]:
+def _telemetry_query(instants: Sequence[datetime], blocks_with_copies: Sequence[int]) -> tuple[str, dict[str, Any]]:
     """Return the SQL that reads telemetry as of the `instants`, and its parameters that depend on them or on copies."""
     last = max(instants)
     if len(instants) == 1:

@@ -60,6 +60,7 @@ def stoppable(say: Callable[[str], None]) -> Iterator[None]:
         if guard.stopped is None:
             raise
     finally:
+        _guard = None
         guard.dismiss()
     if guard.stopped:
         say(str(guard.stopped))
@@ -104,8 +105,6 @@ class _Guard:
 
     def dismiss(self) -> None:
         """Put everything back as it was."""
-        global _guard
-        _guard = None
         self.ended.set()
         if self._timer:
             self._timer.cancel()
