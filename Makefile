@@ -42,9 +42,10 @@ bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs
 docs: $(INSTALLED) ## write docs/features.md from the definitions
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 
-lint: $(INSTALLED) ## ruff and sqlfluff
+lint: $(INSTALLED) ## style, the layers of the imports, the SQL
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \

@@ -17,10 +17,10 @@ import click
 # Works from any working directory, and when another program runs this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pipeline import logs
-from pipeline.errors import PipelineError, redacted
-from pipeline.stop import set_time_limit, stoppable
-from pipeline.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
+from pipeline.base import logs
+from pipeline.base.errors import PipelineError, redacted
+from pipeline.base.stop import set_time_limit, stoppable
+from pipeline.base.views import ENGINE_REDIS, ENGINES, VIEW_NAMES
 
 EXAMPLES = """
 \b
@@ -197,10 +197,11 @@ def run(
 ) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
     # Feast takes seconds to import: only when it is needed.
-    from pipeline.config import load_settings
-    from pipeline.console import Console
-    from pipeline.job import run_job
-    from pipeline.run import exit_code, materialize
+    from pipeline.base.results import exit_code
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.runs.job import run_job
+    from pipeline.runs.one_instant import materialize
 
     console = Console(views, quiet=quiet)
     try:
@@ -275,11 +276,11 @@ Examples:
 @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def backfill(start: datetime, end: datetime, every: timedelta, views: list[str], overwrite: bool, quiet: bool) -> None:
     """Write a snapshot of each view as of each instant; nothing is published. An interrupted backfill continues."""
-    from pipeline.backfill import backfill as write_backfill
-    from pipeline.backfill import instants_between
-    from pipeline.config import load_settings
-    from pipeline.console import Console
-    from pipeline.run import REJECTED
+    from pipeline.base.results import REJECTED
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.runs.backfill import backfill as write_backfill
+    from pipeline.runs.backfill import instants_between
 
     console = Console(views, quiet=quiet)
     try:
@@ -337,9 +338,9 @@ def training_set(
     """Join entity rows with their features as of each instant and the label failure_within_7d."""
     if bool(entities) == bool(start or end) or bool(start) != bool(end):
         raise click.UsageError("Give --start and --end, or --entities.")
-    from pipeline.config import load_settings
-    from pipeline.console import Console
-    from pipeline.training import write_training_set
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.runs.training import write_training_set
 
     console = Console([], quiet=quiet)
     try:
@@ -368,10 +369,10 @@ def status(last: int) -> None:
     Example:
       python materialize_features.py status --last 24
     """
-    from pipeline.config import load_settings
-    from pipeline.console import Console
-    from pipeline.feast_store import open_feature_store
-    from pipeline.status import read_status
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.operations.status import read_status
+    from pipeline.registry.feast_store import open_feature_store
 
     console = Console([], quiet=False)
     try:
@@ -405,9 +406,9 @@ def doctor(timeout: float) -> None:
       python materialize_features.py doctor
     """
     set_time_limit(timeout)
-    from pipeline.console import Console
-    from pipeline.doctor.check import State
-    from pipeline.doctor.examination import examine
+    from pipeline.commands.console import Console
+    from pipeline.operations.doctor.check import State
+    from pipeline.operations.doctor.examination import examine
 
     console = Console([], quiet=False)
     states = []
@@ -436,10 +437,10 @@ def verify_online(sample: int | None, views: list[str]) -> None:
     Example:
       python materialize_features.py verify --sample 1000
     """
-    from pipeline.config import load_settings
-    from pipeline.console import Console
-    from pipeline.feast_store import open_feature_store
-    from pipeline.verify import verify
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.online.verify import verify
+    from pipeline.registry.feast_store import open_feature_store
 
     console = Console([], quiet=False)
     try:
@@ -470,10 +471,10 @@ def prune(views: list[str], wait: float | None) -> None:
     Example:
       python materialize_features.py prune --view telemetry_features
     """
-    from pipeline.config import load_settings
-    from pipeline.feast_store import open_feature_store
-    from pipeline.lock import one_at_a_time
-    from pipeline.online import prune as prune_view
+    from pipeline.base.settings import load_settings
+    from pipeline.online.publish import prune as prune_view
+    from pipeline.registry.feast_store import open_feature_store
+    from pipeline.registry.lock import one_at_a_time
 
     try:
         settings = load_settings()
@@ -492,7 +493,7 @@ def catalogue() -> None:
     Example:
       python materialize_features.py catalogue > docs/features.md
     """
-    from pipeline.catalogue import catalogue as text
+    from pipeline.operations.catalogue import catalogue as text
 
     click.echo(text(), nl=False)
 

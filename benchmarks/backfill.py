@@ -26,10 +26,10 @@ _MEASURE = """
 import json, sys, time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from pipeline.backfill import backfill
-from pipeline.config import load_settings
-from pipeline.run import materialize
-from pipeline.views import VIEW_NAMES
+from pipeline.runs.backfill import backfill
+from pipeline.base.settings import load_settings
+from pipeline.runs.one_instant import materialize
+from pipeline.base.views import VIEW_NAMES
 
 instants = int(sys.argv[1])
 last = datetime(2026, 1, 1, tzinfo=UTC)

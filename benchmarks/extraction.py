@@ -128,10 +128,10 @@ def load(assets: int) -> dict:
 
 def extract_views(runs: int) -> dict:
     """Return, per view, the medians of the seconds of its extraction and its floor, taken in turns."""
-    from pipeline import extract
-    from pipeline.config import load_settings
-    from pipeline.postgres import open_postgres
-    from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
+    from pipeline.base.settings import load_settings
+    from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+    from pipeline.sources import extract
+    from pipeline.sources.postgres import open_postgres
 
     views = {}
     with open_postgres(load_settings()) as postgres:
@@ -148,10 +148,10 @@ def extract_views(runs: int) -> dict:
 
 def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
     """Return the medians for telemetry_features, after the buckets of the instant `store_twice` were stored again."""
-    from pipeline import extract
-    from pipeline.clickhouse import open_clickhouse
-    from pipeline.config import load_settings
-    from pipeline.views import TELEMETRY
+    from pipeline.base.settings import load_settings
+    from pipeline.base.views import TELEMETRY
+    from pipeline.sources import extract
+    from pipeline.sources.clickhouse import open_clickhouse
 
     settings = load_settings()
     with open_clickhouse(settings) as clickhouse:

@@ -119,8 +119,8 @@ def feature_store_yaml(directory: Path, postgres_port: int, redis_port: int) -> 
 def apply_definitions() -> dict:
     """Register the views."""
     from entities import asset
-    from pipeline.feast_store import open_feature_store
-    from pipeline.schemas import VIEWS
+    from pipeline.base.schemas import VIEWS
+    from pipeline.registry.feast_store import open_feature_store
 
     with open_feature_store() as store:
         store.apply([asset, *VIEWS.values()])
@@ -129,8 +129,8 @@ def apply_definitions() -> dict:
 
 def write_snapshots(entities: int, first_hour: int, count: int) -> dict:
     """Write a snapshot of random values per measurement, an hour apart."""
-    from pipeline.schemas import snapshot_schema
-    from pipeline.snapshots import snapshot_path, write_snapshot
+    from pipeline.base.schemas import snapshot_schema
+    from pipeline.snapshots.files import snapshot_path, write_snapshot
 
     generator = np.random.default_rng(entities)
     data_dir = Path(os.environ["FEATURE_DATA_DIR"])
@@ -159,9 +159,9 @@ def _snapshot(schema: pa.Schema, entities: int, as_of: datetime, generator: np.r
 
 def publish(method: str, hour: int) -> dict:
     """Publish the snapshot of one hour and return the seconds and the peak memory of this process."""
-    from pipeline import online
-    from pipeline.feast_store import open_feature_store
-    from pipeline.snapshots import snapshot_path
+    from pipeline.online import publish as online
+    from pipeline.registry.feast_store import open_feature_store
+    from pipeline.snapshots.files import snapshot_path
 
     as_of = _START + timedelta(hours=hour)
     path = snapshot_path(Path(os.environ["FEATURE_DATA_DIR"]), VIEW, as_of)
@@ -177,7 +177,7 @@ def publish(method: str, hour: int) -> dict:
 
 
 def _publish_stock(store, as_of: datetime, path: Path) -> float:
-    from pipeline import online
+    from pipeline.online import publish as online
 
     started = time.perf_counter()
     online.publish(store, VIEW, as_of, path, engine="feast")
@@ -185,7 +185,7 @@ def _publish_stock(store, as_of: datetime, path: Path) -> float:
 
 
 def _publish_engine(store, as_of: datetime, path: Path) -> float:
-    from pipeline import online
+    from pipeline.online import publish as online
 
     started = time.perf_counter()
     done = online.publish(store, VIEW, as_of, path)
@@ -234,9 +234,9 @@ def _read_replies(connection: socket.socket, expected: int) -> None:
 
 
 def _encoded_blocks(store, as_of: datetime, path: Path):
-    from pipeline.feast_store import registered_view
-    from pipeline.redis_engine import redis_client, row_encoder
-    from pipeline.redis_layout import serialized_stamp
+    from pipeline.online.redis.engine import redis_client, row_encoder
+    from pipeline.online.redis.layout import serialized_stamp
+    from pipeline.registry.feast_store import registered_view
 
     encoder, stamp = row_encoder(store, registered_view(store, VIEW)), serialized_stamp(as_of)
 

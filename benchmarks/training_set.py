@@ -50,8 +50,8 @@ def main(assets: int, days: int, rows: int, plain: bool) -> None:
 
 def make_snapshots(data_dir: Path, assets: int, days: int) -> int:
     """Write the snapshots of every view and return their bytes."""
-    from pipeline.schemas import VIEWS
-    from pipeline.snapshots import snapshot_path, write_snapshot
+    from pipeline.base.schemas import VIEWS
+    from pipeline.snapshots.files import snapshot_path, write_snapshot
 
     rng = np.random.default_rng(1)
     keys = pa.array(sorted(str(UUID(bytes=rng.bytes(16))) for _ in range(assets)))
@@ -64,7 +64,7 @@ def make_snapshots(data_dir: Path, assets: int, days: int) -> int:
 
 def made_up_snapshot(view: str, keys: pa.StringArray, as_of: datetime, rng: np.random.Generator) -> pa.Table:
     """Return a snapshot with random values, 5 % of them NULL."""
-    from pipeline.schemas import snapshot_schema
+    from pipeline.base.schemas import snapshot_schema
 
     if view == "telemetry_features":
         keys = keys.filter(pa.array(np.arange(len(keys)) % 10 != 0))
@@ -91,9 +91,9 @@ def measure(directory: str, days: int, rows: int, plain: bool) -> tuple[int, int
 
     from entities import asset
     from features.services import predictive_maintenance_v1
-    from pipeline.schemas import VIEWS
-    from pipeline.snapshots import newest_snapshot, read_snapshot
-    from pipeline.training import entity_frame, training_set
+    from pipeline.base.schemas import VIEWS
+    from pipeline.runs.training import entity_frame, training_set
+    from pipeline.snapshots.files import newest_snapshot, read_snapshot
 
     config = RepoConfig(
         project="dcmms",

@@ -11,11 +11,11 @@ from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection
 
 from dev.servers import PostgresServer
-from pipeline import extract
-from pipeline.clickhouse import open_clickhouse
-from pipeline.config import Settings
-from pipeline.postgres import open_postgres
-from pipeline.quality import broken_rows, wrong_assets
+from pipeline.base.settings import Settings
+from pipeline.snapshots.quality import broken_rows, wrong_assets
+from pipeline.sources import extract
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.postgres import open_postgres
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms
 from tests.fleets import as_stored

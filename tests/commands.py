@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from dev.servers import PostgresServer
 from materialize_features import cli
-from pipeline.config import REPOSITORY
+from pipeline.base.settings import REPOSITORY
 
 COMMAND = "materialize_features.py"
 STARTED_WITHIN_SECONDS = 60

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 from dev.schema import create_clickhouse_schema, create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
-from pipeline.config import Settings
+from pipeline.base.settings import Settings
 from tests.dcmms import Dcmms
 from tests.production import Production
 from tests.production import production as open_production

@@ -10,10 +10,10 @@ from clickhouse_connect.driver.client import Client
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-from pipeline import extract
-from pipeline.clickhouse import open_clickhouse
-from pipeline.config import Settings
-from pipeline.postgres import open_postgres
+from pipeline.base.settings import Settings
+from pipeline.sources import extract
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.postgres import open_postgres
 
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
 SITE = UUID("00000000-0000-4000-8000-00000000000b")

@@ -2,7 +2,7 @@
 
 import re
 
-from pipeline.config import REPOSITORY
+from pipeline.base.settings import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,9 +11,9 @@ from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
 from entities import asset, site, work_order
 from features.services import predictive_maintenance_v1
-from pipeline.config import REPOSITORY
-from pipeline.feast_store import open_feature_store
-from pipeline.schemas import VIEWS
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import REPOSITORY
+from pipeline.registry.feast_store import open_feature_store
 
 
 def write_feature_store_yaml(directory: Path, postgres: PostgresServer, redis: RedisServer, registry: str) -> Path:

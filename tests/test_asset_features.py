@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.extract import complete_asset_features, extract_postgres, extracted_schema, query_of
-from pipeline.postgres import open_postgres
+from pipeline.sources.extract import complete_asset_features, extract_postgres, extracted_schema, query_of
+from pipeline.sources.postgres import open_postgres
 from tests.dcmms import MICROSECOND, SITE, TENANT, Dcmms, T, ago, asset_key, window_edges
 
 VIEW = "asset_features"

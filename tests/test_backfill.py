@@ -16,12 +16,12 @@ from dev.load import load_fleet
 from dev.servers import PostgresServer
 from dev.stack import ensure_database
 from materialize_features import cli
-from pipeline import backfill as product
-from pipeline.backfill import chunks_of, instants_between
-from pipeline.config import Settings
-from pipeline.run import materialize
-from pipeline.schemas import VIEWS
-from pipeline.snapshots import snapshot_path
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import Settings
+from pipeline.runs import backfill as product
+from pipeline.runs.backfill import chunks_of, instants_between
+from pipeline.runs.one_instant import materialize
+from pipeline.snapshots.files import snapshot_path
 
 # The fleet's telemetry ends at END, late buckets and all; it starts 45 days before.
 END = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from materialize_features import cli
-from pipeline.schemas import VIEWS, snapshot_schema
+from pipeline.base.schemas import VIEWS, snapshot_schema
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, online_values, write_feature_store_yaml
 

@@ -10,9 +10,9 @@ from feast.types import Float32, Float64, Int32, String
 
 from entities import asset, site, work_order
 from features.services import predictive_maintenance_v1
-from pipeline.config import REPOSITORY
-from pipeline.extract import extracted_schema, query_of
-from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.base.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.base.settings import REPOSITORY
+from pipeline.sources.extract import extracted_schema, query_of
 from tests.dcmms import Dcmms, T
 
 # The contract, by hand: names, types and units, in the order of the columns.
@@ -253,7 +253,7 @@ def columns_of_clickhouse(dcmms: Dcmms, view: str) -> list[tuple[str, pa.DataTyp
     return [(name, _CLICKHOUSE[re.sub(r"^Nullable\((.*)\)$", r"\1", kind)]) for name, kind, *_ in rows]
 
 
-# What the databases cannot say of a view: it needs both, see pipeline.extract.
+# What the databases cannot say of a view: it needs both, see pipeline.sources.extract.
 COMPUTED = {"capacity_factor_7d", "capacity_factor_30d"}
 
 

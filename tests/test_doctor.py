@@ -16,26 +16,26 @@ import clickhouse_connect
 import pytest
 from redis import Redis, RedisError
 
-import pipeline.doctor.clickhouse as clickhouse_checks
-import pipeline.doctor.postgres as postgres_checks
+import pipeline.operations.doctor.clickhouse as clickhouse_checks
+import pipeline.operations.doctor.postgres as postgres_checks
 from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
-from pipeline.config import load_settings
-from pipeline.doctor.check import Check, State, Subject
-from pipeline.doctor.clickhouse import check_clickhouse
-from pipeline.doctor.clock import check_clock
-from pipeline.doctor.postgres import check_postgres
-from pipeline.doctor.redis import check_redis
-from pipeline.doctor.registry import check_registry
-from pipeline.doctor.settings import read_settings
-from pipeline.doctor.snapshots import LEFTOVER_SECONDS, check_snapshots
-from pipeline.doctor.transport import check_transport
-from pipeline.feast_store import load_store_config, open_feature_store
-from pipeline.lock import one_at_a_time
-from pipeline.redis_layout import TESTED_FEAST
-from pipeline.schemas import VIEWS
-from pipeline.source_columns import TELEMETRY_COLUMNS
-from pipeline.views import VIEW_NAMES
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import load_settings
+from pipeline.base.views import VIEW_NAMES
+from pipeline.online.redis.layout import TESTED_FEAST
+from pipeline.operations.doctor.check import Check, State, Subject
+from pipeline.operations.doctor.clickhouse import check_clickhouse
+from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.postgres import check_postgres
+from pipeline.operations.doctor.redis import check_redis
+from pipeline.operations.doctor.registry import check_registry
+from pipeline.operations.doctor.settings import read_settings
+from pipeline.operations.doctor.snapshots import LEFTOVER_SECONDS, check_snapshots
+from pipeline.operations.doctor.transport import check_transport
+from pipeline.registry.feast_store import load_store_config, open_feature_store
+from pipeline.registry.lock import one_at_a_time
+from pipeline.sources.columns import TELEMETRY_COLUMNS
 from tests.commands import invoke
 from tests.production import DATABASE, REGISTRY, Production
 
@@ -199,8 +199,8 @@ def test_without_settings_and_configuration_it_says_what_it_could_not_look_at(mo
 
 def test_servers_that_never_answer_do_not_hang_it(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("postgres", "clickhouse", "redis", "registry"):
-        monkeypatch.setattr(f"pipeline.doctor.{module}.CONNECT_SECONDS", 2, raising=False)  # libpq's least
-        monkeypatch.setattr(f"pipeline.doctor.{module}.ANSWER_SECONDS", 1, raising=False)
+        monkeypatch.setattr(f"pipeline.operations.doctor.{module}.CONNECT_SECONDS", 2, raising=False)  # libpq's least
+        monkeypatch.setattr(f"pipeline.operations.doctor.{module}.ANSWER_SECONDS", 1, raising=False)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -446,7 +446,7 @@ def test_snapshot_folder(healthy: Production, tmp_path: Path, monkeypatch: pytes
     assert str(leftover) in found["Snapshots leftovers"]["message"]
     leftover.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.doctor.snapshots.LITTLE_BYTES", 1 << 60)
+        patch.setattr("pipeline.operations.doctor.snapshots.LITTLE_BYTES", 1 << 60)
         assert broken(findings("Snapshots")) == {"Snapshots space": "warning"}
     snapshot = leftover.with_name("20260101T000000Z.parquet")
     with snapshot.open("wb") as file:  # a hole takes no space

@@ -17,10 +17,10 @@ from feast.cli.serve import serve_command
 from dev.servers import PostgresServer, RedisServer
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
-from pipeline.config import REPOSITORY, Settings
-from pipeline.errors import PipelineError
-from pipeline.feast_store import open_feature_store
-from pipeline.schemas import VIEWS
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import REPOSITORY, Settings
+from pipeline.registry.feast_store import open_feature_store
 from tests import readme
 from tests.stores import write_feature_store_yaml
 
@@ -89,7 +89,11 @@ def test_troubleshooting_quotes_real_messages() -> None:
     rows = [line.split(" | ")[0] for line in readme.section("Troubleshooting").splitlines() if line.startswith("| ")]
     quoted = {span for row in rows for span in re.findall(r"`([^`]+)`", row)}
     assert len(quoted) >= 8
-    sources = [REPOSITORY / "materialize_features.py", *REPOSITORY.glob("pipeline/*.py"), *REPOSITORY.glob("dev/*.py")]
+    sources = [
+        REPOSITORY / "materialize_features.py",
+        *REPOSITORY.rglob("pipeline/**/*.py"),
+        *REPOSITORY.glob("dev/*.py"),
+    ]
     said = "\n".join(path.read_text() for path in sources)
     # Python joins adjacent literals; the name of a missing variable is put in at run time.
     joined = re.sub(r'"\s*\n\s*f?"', "", said)

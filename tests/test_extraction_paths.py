@@ -17,13 +17,13 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 
 from data_sources import snapshots_of
 from dev.servers import PostgresServer
-from pipeline.clickhouse import connection_arguments, open_clickhouse
-from pipeline.config import Settings
-from pipeline.errors import PipelineError
-from pipeline.extract import extract_telemetry, extracted_schema
-from pipeline.postgres import open_postgres
-from pipeline.schemas import snapshot_schema
-from pipeline.snapshots import newest_snapshot, snapshot_path, write_snapshot
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import snapshot_schema
+from pipeline.base.settings import Settings
+from pipeline.snapshots.files import newest_snapshot, snapshot_path, write_snapshot
+from pipeline.sources.clickhouse import connection_arguments, open_clickhouse
+from pipeline.sources.extract import extract_telemetry, extracted_schema
+from pipeline.sources.postgres import open_postgres
 from tests.clickhouse_http import ClickHouseHttpFront
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket

@@ -14,15 +14,15 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from pipeline import bucket_width, site_groups
-from pipeline.config import REPOSITORY
-from pipeline.extract import backfill_query_of, query_of
-from pipeline.feast_store import open_feature_store
-from pipeline.redis_layout import RowEncoder
-from pipeline.schemas import VIEWS
-from pipeline.source_columns import POSTGRES_COLUMNS, TELEMETRY_COLUMNS
-from pipeline.training import LABEL_SQL
-from pipeline.views import ASSETS, TELEMETRY, WORK_ORDERS
+from features.failure_within_7d import LABEL_SQL
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import REPOSITORY
+from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+from pipeline.online.redis.layout import RowEncoder
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.sources import bucket_width, site_groups
+from pipeline.sources.columns import POSTGRES_COLUMNS, TELEMETRY_COLUMNS
+from pipeline.sources.extract import backfill_query_of, query_of
 from tests.commands import invoke
 from tests.dcmms import asset_key
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql

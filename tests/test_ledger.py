@@ -17,10 +17,10 @@ from click.testing import Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.servers import PostgresServer, RedisServer, free_port
-from pipeline.feast_store import open_feature_store
-from pipeline.ledger import Ledger, Run
-from pipeline.lock import one_at_a_time
-from pipeline.views import VIEW_NAMES
+from pipeline.base.views import VIEW_NAMES
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Ledger, Run
+from pipeline.registry.lock import one_at_a_time
 from tests.commands import invoke, process
 from tests.dcmms import Dcmms, T, ago, bucket
 from tests.stores import apply_definitions, write_feature_store_yaml
@@ -34,10 +34,10 @@ ALWAYS = str(50 * 365 * 24 * 60)
 BROKEN_OFF = """
 import os, signal, time
 from contextlib import suppress
-import pipeline.run
+import pipeline.runs.one_instant
 from materialize_features import cli
-from pipeline.errors import PipelineError
-from pipeline.stop import Stopped
+from pipeline.base.errors import PipelineError
+from pipeline.base.stop import Stopped
 
 def broken_off(*arguments):
     with suppress(Stopped):
@@ -45,7 +45,7 @@ def broken_off(*arguments):
         time.sleep(5)
     {afterwards}
 
-pipeline.run.{step} = broken_off
+pipeline.runs.one_instant.{step} = broken_off
 cli()
 """
 

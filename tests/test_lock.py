@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from dev.servers import PostgresServer, RedisServer
-from pipeline.errors import PipelineError
-from pipeline.feast_store import open_feature_store
-from pipeline.job import run_job
-from pipeline.lock import LockHeld, lock_key, one_at_a_time
+from pipeline.base.errors import PipelineError
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.lock import LockHeld, lock_key, one_at_a_time
+from pipeline.runs.job import run_job
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
 from tests.dcmms import Dcmms, T, ago
 from tests.stores import apply_definitions, write_feature_store_yaml

@@ -20,12 +20,12 @@ from pandera.config import ValidationDepth, config_context
 from dev.servers import PostgresServer, RedisServer
 from features.fields import COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
 from materialize_features import cli
-from pipeline.console import Console
-from pipeline.quality import BrokenRule, broken_rows, losses, wrong_assets
-from pipeline.quarantine import in_words, quarantine_path, rejected_rows
-from pipeline.run import ViewResult
-from pipeline.schemas import VIEWS, snapshot_schema
-from pipeline.snapshots import snapshot_path, write_snapshot
+from pipeline.base.results import ViewResult
+from pipeline.base.schemas import VIEWS, snapshot_schema
+from pipeline.commands.console import Console
+from pipeline.snapshots.files import snapshot_path, write_snapshot
+from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, wrong_assets
+from pipeline.snapshots.quarantine import in_words, quarantine_path, rejected_rows
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, online_values, write_feature_store_yaml
 

@@ -17,16 +17,16 @@ from feast import FeatureStore
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
-from pipeline import online
-from pipeline.errors import PipelineError
-from pipeline.feast_store import open_feature_store, registered_view
-from pipeline.redis_engine import row_encoder
-from pipeline.redis_layout import serialized_stamp
-from pipeline.redis_writer import write_rows
-from pipeline.schemas import TIMESTAMP, snapshot_schema
-from pipeline.snapshots import snapshot_path, write_snapshot
-from pipeline.verify import verify
-from pipeline.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS, WORK_ORDERS
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import TIMESTAMP, snapshot_schema
+from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS, WORK_ORDERS
+from pipeline.online import publish as online
+from pipeline.online.redis.engine import row_encoder
+from pipeline.online.redis.layout import serialized_stamp
+from pipeline.online.redis.writer import write_rows
+from pipeline.online.verify import verify
+from pipeline.registry.feast_store import open_feature_store, registered_view
+from pipeline.snapshots.files import snapshot_path, write_snapshot
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer
-from pipeline import online
-from pipeline.errors import PipelineError
-from pipeline.feast_store import open_feature_store
-from pipeline.redis_layout import RowEncoder
-from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots import snapshot_path, write_snapshot
-from pipeline.views import ENGINE_FEAST, ENGINE_REDIS
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
+from pipeline.online import publish as online
+from pipeline.online.redis.layout import RowEncoder
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.snapshots.files import snapshot_path, write_snapshot
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
 AS_OF = datetime(2026, 1, 1, 6, 30, 15, 123456, tzinfo=UTC)

@@ -14,8 +14,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from dev.servers import RedisServer
-from pipeline.redis_layout import bulk_strings
-from pipeline.redis_writer import ROWS_PER_TRANSACTION, Rows, Written, delete_rows, write_rows
+from pipeline.online.redis.layout import bulk_strings
+from pipeline.online.redis.writer import ROWS_PER_TRANSACTION, Rows, Written, delete_rows, write_rows
 
 STAMP = b"_ts:view"
 PROJECT = "dcmms"

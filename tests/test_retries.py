@@ -12,14 +12,14 @@ import pytest
 import redis as redis_client
 
 from dev.servers import PostgresServer, RedisServer, free_port
-from pipeline.clickhouse import open_clickhouse
-from pipeline.config import Settings
-from pipeline.errors import PipelineError, Unavailable
-from pipeline.passing_faults import may_pass
-from pipeline.postgres import open_postgres
-from pipeline.redis_engine import translated_errors
-from pipeline.redis_writer import connect
-from pipeline.retries import attempts, retrying_for
+from pipeline.base.errors import PipelineError, Unavailable
+from pipeline.base.passing_faults import may_pass
+from pipeline.base.retries import attempts, retrying_for
+from pipeline.base.settings import Settings
+from pipeline.online.redis.engine import translated_errors
+from pipeline.online.redis.writer import connect
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.postgres import open_postgres
 
 SECONDS = 1.2
 
@@ -187,4 +187,4 @@ def test_redis_that_wants_a_password(caplog: pytest.LogCaptureFixture, tmp_path:
 def test_clickhouse_that_is_down_is_tried_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     with retrying_for(1.2), pytest.raises(PipelineError, match="Check CLICKHOUSE_HOST"):
         open_clickhouse(settings).__enter__()
-    assert [record.levelname for record in caplog.records if record.name == "pipeline.retries"] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if record.name == "pipeline.base.retries"] == ["WARNING"]

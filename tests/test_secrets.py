@@ -9,10 +9,10 @@ from urllib.parse import quote, quote_plus
 import pytest
 from psycopg2 import sql
 
-from pipeline import run as pipeline_run
-from pipeline.doctor.settings import read_settings
-from pipeline.doctor.store import read_store_config
-from pipeline.errors import keep_secret, redacted
+from pipeline.base.errors import keep_secret, redacted
+from pipeline.operations.doctor.settings import read_settings
+from pipeline.operations.doctor.store import read_store_config
+from pipeline.runs import one_instant as pipeline_run
 from tests.commands import invoke
 from tests.production import PASSWORDS, REGISTRY, Production
 

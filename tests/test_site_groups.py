@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline import extract
-from pipeline.clickhouse import open_clickhouse
-from pipeline.site_groups import connected, site_groups
+from pipeline.sources import extract
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.site_groups import connected, site_groups
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 
 SITES = [f"00000000-0000-4000-8000-00000000010{number}" for number in range(4)]

@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.servers import PostgresServer, RedisServer, free_port
-from pipeline.feast_store import open_feature_store
-from pipeline.ledger import Ledger
-from pipeline.lock import one_at_a_time
-from pipeline.stop import Stopped, raise_if_stopped, stoppable
+from pipeline.base.stop import Stopped, raise_if_stopped, stoppable
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Ledger
+from pipeline.registry.lock import one_at_a_time
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
 from tests.dcmms import Dcmms, T, ago
 from tests.stores import apply_definitions, write_feature_store_yaml
@@ -31,7 +31,7 @@ WITHIN_SECONDS = 5
 LONG_QUERY = """
 import sys, time
 import clickhouse_connect
-from pipeline.stop import at_stop, set_time_limit, stoppable
+from pipeline.base.stop import at_stop, set_time_limit, stoppable
 
 def tell(stopped):
     print(f"told {stopped.exit_code}", flush=True)

@@ -12,16 +12,16 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from pipeline import extract
-from pipeline.clickhouse import ClickHouseSource, open_clickhouse
-from pipeline.extract import (
+from pipeline.sources import extract
+from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse
+from pipeline.sources.extract import (
     complete_telemetry_features,
     extract_postgres,
     extract_telemetry,
     read_telemetry,
 )
-from pipeline.postgres import open_postgres
-from pipeline.telemetry_survey import Survey, survey_telemetry
+from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry_survey import Survey, survey_telemetry
 from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
 
 VIEW = "telemetry_features"

@@ -19,18 +19,18 @@ from data_sources import snapshots_of
 from entities import asset
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
-from pipeline import training
-from pipeline.errors import PipelineError
-from pipeline.postgres import open_postgres
-from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots import snapshot_path, write_snapshot
-from pipeline.training import (
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.runs import training
+from pipeline.runs.training import (
     FRAME_SCHEMA,
     checked_frame,
     entity_frame,
     failure_labels,
     training_set,
 )
+from pipeline.snapshots.files import snapshot_path, write_snapshot
+from pipeline.sources.postgres import open_postgres
 from tests.dcmms import MICROSECOND, Dcmms, T, ago, asset_key
 
 DAY = timedelta(days=1)
@@ -423,7 +423,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
     output = tmp_path / "folder" / "training.parquet"
     output.parent.mkdir()
-    monkeypatch.setattr("pipeline.parquet.pq.write_table", write_half)
+    monkeypatch.setattr("pipeline.snapshots.parquet.pq.write_table", write_half)
     result = invoke(*RANGE, "--output", output)
     assert result.exit_code == 1
     assert "training.parquet cannot be written: No space left on device" in result.stderr

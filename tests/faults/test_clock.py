@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.snapshots import file_name, snapshot_path
+from pipeline.snapshots.files import file_name, snapshot_path
 from tests.faults.clocks import set_to, step_by
 from tests.faults.net import CLEAR_FAILURE, COMPLETE, Net
 from tests.faults.world import A, B, World

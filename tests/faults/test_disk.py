@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import REPOSITORY
-from pipeline.snapshots import snapshot_path
+from pipeline.base.settings import REPOSITORY
+from pipeline.snapshots.files import snapshot_path
 from tests.faults.net import CLEAR_FAILURE, Net
 from tests.faults.worker import Outcome
 from tests.faults.world import A, B, World

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.fault_points import VARIABLE
+from pipeline.base.fault_points import VARIABLE
 from tests.faults.conftest import LONG
 from tests.faults.world import World
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.feast_store import open_feature_store
-from pipeline.lock import one_at_a_time
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.lock import one_at_a_time
 from tests.faults.net import REDIS, REGISTRY, Net
 from tests.faults.proxy import TO_CLIENT, Fault
 from tests.faults.worker import Outcome

@@ -12,16 +12,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from materialize_features import cli
-from pipeline import fault_points
-from pipeline.config import REPOSITORY
+from pipeline.base import fault_points
+from pipeline.base.settings import REPOSITORY
 
 # All that a run imports, early or late. None of these opens a database or starts a thread.
 _PRELOADED = [
     "tests.faults.worker",
-    "pipeline.config",
-    "pipeline.console",
-    "pipeline.job",
-    "pipeline.run",
+    "pipeline.base.settings",
+    "pipeline.commands.console",
+    "pipeline.runs.job",
+    "pipeline.runs.one_instant",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
     "feast.infra.registry.sql",

@@ -1,0 +1,53 @@
+"""Log lines for people, or one JSON object per line for a log collector."""
+
+import logging
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from pipeline.base.errors import redacted
+
+logger = logging.getLogger("pipeline")
+
+
+class WithoutSecrets(logging.Filter):
+    """Takes passwords out of messages, whoever has put them in."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the message; let every record pass."""
+        record.msg, record.args = redacted(record.getMessage()), None
+        return True
+
+
+class _JsonFormatter(JsonFormatter):
+    def formatException(self, exc_info: Any) -> str:
+        return redacted(super().formatException(exc_info))
+
+
+def choose_format(name: str) -> None:
+    """Write log lines as `json`, warnings of libraries too, or as `text`, whose looks are the console's."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler.formatter, JsonFormatter)]
+    logger.handlers.clear()
+    if name == "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(
+            _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
+        )
+        handler.addFilter(WithoutSecrets())
+        logger.addHandler(handler)
+        logger.propagate = False
+        root.addHandler(handler)
+    logging.captureWarnings(name == "json")
+
+
+def are_json() -> bool:
+    """Return whether log lines are JSON objects."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
+
+
+def tag(**fields: Any) -> None:
+    """Have every JSON line from now on carry `fields`, such as the id of the run."""
+    for handler in logger.handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            handler.formatter.static_fields.update(fields)

@@ -1,0 +1,52 @@
+"""What became of each view of a run, and the exit code that follows from it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+# The exit code where views were rejected and nothing else went wrong.
+REJECTED = 2
+
+
+@dataclass
+class ViewResult:
+    """What became of one view: `error` is None when all that was asked for it is done.
+
+    `rejected` counts the rows that the quality gate has set aside, `seconds` is the time spent on it, `newest_source`
+    the newest fact that a row rests on, `bytes` the size of its snapshot, `published` whether it is online now.
+    """
+
+    view: str
+    rows: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    newest_source: datetime | None = None
+    bytes: int = 0
+    published: bool = False
+    error: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in a word or two."""
+        if self.error:
+            return "rejected" if self.rejected else "failed"
+        if self.published:
+            return "online"
+        return "snapshot only" if self.bytes else "nothing written"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in types that JSON has, as the ledger and the log tell of it."""
+        fields = asdict(self) | {
+            "seconds": round(self.seconds, 3),
+            "newest_source": self.newest_source and self.newest_source.astimezone(UTC).isoformat(),
+            "outcome": self.outcome,
+        }
+        del fields["published"]
+        return fields
+
+
+def exit_code(results: Iterable[ViewResult]) -> int:
+    """Return what the command returns: 0 if all is done, `REJECTED` if views were rejected and none failed, else 1."""
+    failed = [result for result in results if result.error]
+    return 0 if not failed else REJECTED if all(result.rejected for result in failed) else 1

@@ -1,0 +1,110 @@
+"""Settings, read once from the environment and `.env` into one typed object."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
+from pipeline.base.errors import PipelineError, keep_secret
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    checked_postgres_url(url.get_secret_value())
+    return url
+
+
+def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
+    if dsn:  # empty is none
+        checked_clickhouse_dsn(dsn.get_secret_value())
+    return dsn
+
+
+def _clickhouse_host(host: str) -> str:
+    return checked_http_address(host) if host else host
+
+
+def _clickhouse_password(password: SecretStr) -> SecretStr:
+    keep_secret(password.get_secret_value())
+    return password
+
+
+OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
+
+
+class Settings(BaseSettings):
+    """Where the databases are and how to read them. Secrets never show in its `repr`.
+
+    Each field is the environment variable of the same name in capitals; `.env` in the repository, or the file that
+    `FEATURE_STORE_ENV_FILE` names, holds values for the variables that the environment does not have.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
+    clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(_clickhouse_host)] | None = None
+    clickhouse_user: str = "default"
+    clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
+    clickhouse_ca_cert: OptionalFile = None
+    clickhouse_client_cert: OptionalFile = None
+    clickhouse_client_cert_key: OptionalFile = None
+    clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
+    telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
+    feature_data_dir: Path = Path("data")
+    statement_timeout_seconds: int = Field(900, ge=1)
+    retry_seconds: float = Field(30, ge=0)
+    schedule_minutes: int = Field(60, ge=1)
+    quality_max_drop: float = Field(0.2, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_clickhouse(self) -> "Settings":
+        if not (self.clickhouse_dsn or self.clickhouse_host):
+            raise ValueError("CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing")
+        if not self.feature_data_dir.is_absolute():
+            self.feature_data_dir = REPOSITORY / self.feature_data_dir
+        return self
+
+    @property
+    def bucket_seconds(self) -> int:
+        """Width of a telemetry bucket in seconds."""
+        return self.telemetry_bucket_minutes * 60
+
+    @property
+    def age_limit(self) -> timedelta:
+        """How old the published values of a view may be: one run of the schedule may be missed, not two."""
+        return 2 * timedelta(minutes=self.schedule_minutes)
+
+
+def settings_file() -> Path:
+    """Return the file that holds values for the variables that the environment does not have; it may be missing."""
+    return Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
+    """
+    env_file = settings_file()
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        faults = "; ".join(_fault(detail) for detail in error.errors())
+        raise PipelineError(
+            f"Settings: {faults}. Set it in the environment or in {env_file} (see .env.example)."
+        ) from None
+
+
+def _fault(detail: dict) -> str:
+    """Return one pydantic error as `VARIABLE what is wrong`."""
+    variable = "_".join(str(part) for part in detail["loc"]).upper()
+    if detail["type"] == "missing":
+        return f"{variable} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{variable} {message[0].lower()}{message[1:]}" if variable else message

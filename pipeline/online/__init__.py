@@ -1,0 +1,1 @@
+"""The online store: publishing a snapshot, removing what left, comparing both."""

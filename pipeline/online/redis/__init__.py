@@ -1,0 +1,1 @@
+"""Redis' own bytes: layout of a row, scripts, writer."""

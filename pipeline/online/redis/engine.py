@@ -1,0 +1,163 @@
+"""The Redis engine: a snapshot's Parquet file becomes Redis's own bytes column by column, and entities that left go.
+
+It writes what Feast's Redis store writes, byte for byte, and reads a file batch by batch: memory does not depend on
+the number of entities.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import feast
+import pyarrow.parquet as pq
+from feast import FeatureStore, FeatureView
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType, _versioned_fv_name
+from redis import Redis, RedisError
+
+from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.passing_faults import pipeline_error
+from pipeline.online.redis.departed import departed_online, departed_since
+from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
+from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
+from pipeline.snapshots.files import snapshot_path, snapshots_between
+
+# Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
+_READ_ROWS = 16_384
+_ENCODE_ROWS = 512
+
+_FALLBACK = "publish with --engine feast, which is slower and works with every online store"
+_FULL = "its memory is full (maxmemory) and it may not evict: give it more, or free some"
+_REPLICA = "this is a replica: name the primary in feature_store.yaml"
+_CLUSTER = f"this is a node of a cluster: set redis_type: redis_cluster in feature_store.yaml and {_FALLBACK}"
+# What Redis answers, or what its client makes of it, and what to do about it.
+_ADVICE = {
+    "OOM ": _FULL,
+    "used memory > 'maxmemory'": _FULL,
+    "READONLY ": _REPLICA,
+    "read only replica": _REPLICA,
+    "MOVED ": _CLUSTER,
+    "CROSSSLOT ": _CLUSTER,
+    "CLUSTERDOWN ": _CLUSTER,
+    "invalid username-password pair": "check the user and the password in feature_store.yaml",
+    "Authentication required": "set the password in feature_store.yaml",
+    "no permissions": "give its user the rights in deploy/sql/redis_users.conf",
+    "WRONGTYPE ": "another program has written a key of this project",
+    "CERTIFICATE_VERIFY_FAILED": "check ssl_ca_certs, and that its certificate is of this host name and not expired",
+    "Timeout connecting": "check the host, that it is up and, with ssl=true, that it speaks TLS at this port",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS at this port: name the other port, or leave out ssl=true",
+    "MISCONF ": "it refuses writes because it cannot save its data to disk",
+}
+
+
+def check_layout(store: FeatureStore) -> None:
+    """Raise `PipelineError` where Feast would read other bytes than this engine writes."""
+    config = store.config
+    if feast.__version__ not in TESTED_FEAST:
+        raise PipelineError(
+            f"The Redis engine is tested with Feast {', '.join(TESTED_FEAST)}, and this is Feast {feast.__version__}, "
+            f"which may read other bytes: install requirements.txt, or {_FALLBACK}"
+        )
+    if not isinstance(config.online_store, RedisOnlineStoreConfig):
+        raise PipelineError(f"The online store is not Redis but {config.online_store.type}: {_FALLBACK}")
+    if config.online_store.redis_type != RedisType.redis:
+        raise PipelineError(f"The Redis engine does not write to a {config.online_store.redis_type.value}: {_FALLBACK}")
+    if config.entity_key_serialization_version != 3:
+        raise PipelineError("feature_store.yaml: entity_key_serialization_version has to be 3")
+
+
+def check_connection(store: FeatureStore) -> None:
+    """Raise `PipelineError` at once where Redis cannot be reached: its client would try for seconds, per view."""
+    client = redis_client(store)
+    if not isinstance(client, Redis):  # a cluster has a pool per node
+        return
+    with translated_errors(), connect(client) as connection:
+        connection.send_command("PING")
+        connection.read_response()
+
+
+def write_snapshot_rows(
+    store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, progress: Callable[[int], None]
+) -> Written:
+    """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`."""
+    encoder = row_encoder(store, view)
+    stamp = serialized_stamp(as_of)
+    with translated_errors():
+        return write_rows(
+            redis_client(store),
+            _encoded(encoder, path, stamp),
+            project=store.project,
+            stamp_field=encoder.stamp_field,
+            stamp=stamp,
+            progress=progress,
+        )
+
+
+def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, scan: bool = False) -> int:
+    """Delete the view's values of entities that the snapshot at `path` does not have; return how many had some.
+
+    What is online comes from the snapshot that was published last or, where a run died while publishing, from one
+    after it. Where these are not at hand, or with `scan`, all keys of Redis are looked through.
+    """
+    client, encoder = redis_client(store), row_encoder(store, view)
+    earlier = [] if scan else _snapshots_online(view, as_of, path)
+    with translated_errors():
+        departed = departed_since(earlier, path) if earlier else departed_online(client, encoder, path)
+        return delete_rows(
+            client,
+            map(encoder.keys, departed),
+            fields=encoder.fields,
+            stamp_field=encoder.stamp_field,
+            stamp=serialized_stamp(as_of),
+        )
+
+
+def redis_client(store: FeatureStore) -> Redis:
+    """Return the client that Feast's Redis store makes from feature_store.yaml."""
+    return store._get_provider().online_store._get_client(store.config.online_store)
+
+
+def row_encoder(store: FeatureStore, view: FeatureView) -> RowEncoder:
+    """Return the encoder of a registered view; raises `PipelineError` where it has a type that is not encoded."""
+    if others := [field.name for field in view.features if field.dtype not in ENCODED_TYPES]:
+        raise PipelineError(f"The Redis engine does not encode the type of {', '.join(others)}: {_FALLBACK}")
+    return RowEncoder(
+        _versioned_fv_name(view, store.config),
+        view.features,
+        project=store.project,
+        join_key="asset_id",
+        ttl_seconds=store.config.online_store.key_ttl_seconds,
+    )
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what Redis and its client raise into one line for a person."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        text = first_line(error)
+        raise pipeline_error(error, f"Redis: {text}: {advice_for(text)}") from error
+
+
+def advice_for(text: str) -> str:
+    """Return what to do about what Redis or its client has said."""
+    advice = next((advice for sign, advice in _ADVICE.items() if sign in f"{text} "), None)
+    return advice or "check that it is up and the connection string in feature_store.yaml"
+
+
+def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
+    for read in pq.ParquetFile(path, pre_buffer=False).iter_batches(_READ_ROWS):
+        for start in range(0, read.num_rows, _ENCODE_ROWS):
+            batch = read.slice(start, _ENCODE_ROWS)
+            keys = encoder.bulk_keys(batch.column("asset_id"))
+            yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
+
+
+def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:
+    """Return the snapshots from which all that is online comes; none where they are not all at hand."""
+    data_dir, published = path.parents[2], view.most_recent_end_time
+    if not published or published >= as_of:  # a snapshot of the same instant has been replaced
+        return []
+    snapshots = snapshots_between(data_dir, view.name, published, as_of)
+    return snapshots if snapshot_path(data_dir, view.name, published) in snapshots else []

@@ -1,0 +1,212 @@
+"""Writing rows to Redis in small transactions that never put an older row over a newer one.
+
+A transaction is a few rows: MULTI, a script that renames those rows which Redis has from a later instant out of the
+way, the commands of every row, a script that renames the later ones back over what was written, EXEC. Redis executes
+it as one step, so whoever else writes, a row is compared and set at once; readers find the old row or the new one, and
+never the other name. Nothing of it waits for an answer: transactions follow each other on one connection.
+
+Redis goes on with a transaction when a command in it fails, and the rows would then be written unguarded. So the
+scripts are sent whole, not by a hash that Redis may have forgotten; they use no command that a full Redis refuses; and
+that their commands are allowed is asked beforehand.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import hiredis
+import pyarrow as pa
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.exceptions import ResponseError
+from redis.retry import Retry
+
+from pipeline.base.fault_points import fault_point
+from pipeline.online.redis.layout import bulk_strings
+from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER
+
+# Redis keeps the words of a transaction until its end: the more there are, the further its allocator has to look.
+ROWS_PER_TRANSACTION = 16
+# Few enough that other clients do not wait for them.
+_ROWS_PER_DELETION = 128
+# Blocks that are on their way or being executed while the next one is encoded.
+_BLOCKS_AHEAD = 4
+# Redis looks for rows under these names only within a transaction. They end like all keys of the project, for its ACL.
+_HELD = b"held %d "
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows in protocol bytes: `keys` as bulk strings, `commands` per row, `commands_per_row` of them."""
+
+    keys: pa.Array
+    commands: pa.Array
+    commands_per_row: int = 1
+
+
+@dataclass
+class Written:
+    """How many rows are done, and how many of them Redis kept because its own are newer."""
+
+    rows: int = 0
+    newer: int = 0
+
+
+def write_rows(
+    client: Redis,
+    blocks: Iterable[Rows],
+    *,
+    project: str,
+    stamp_field: bytes,
+    stamp: bytes,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Written:
+    """Execute the commands of each row whose event timestamp in Redis, in `stamp_field`, is not newer than `stamp`.
+
+    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    """
+    written = Written()
+    with connect(client) as connection:
+        transactions = _Transactions(connection, project, stamp_field, stamp)
+        transactions.check_rights()
+        ahead: deque[Rows] = deque()
+        for rows in blocks:
+            transactions.send(rows)
+            fault_point("redis: sent")
+            ahead.append(rows)
+            if len(ahead) > _BLOCKS_AHEAD:
+                transactions.receive(ahead.popleft(), written)
+                progress(written.rows)
+        for rows in ahead:
+            transactions.receive(rows, written)
+    progress(written.rows)
+    return written
+
+
+def delete_rows(
+    client: Redis, blocks: Iterable[pa.Array], *, fields: Iterable[bytes], stamp_field: bytes, stamp: bytes
+) -> int:
+    """Delete `fields` and `stamp_field` of the rows whose event timestamp is not newer than `stamp`; return how many.
+
+    `blocks` are keys, as clients take them. Not a transaction but a script, which a Redis that is full executes as
+    well. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    """
+    deleted = 0
+    with ExitStack() as stack:
+        connection = None  # nearly always nothing is to be deleted: then no connection is made
+        for block in blocks:
+            for start in range(0, len(block), _ROWS_PER_DELETION):
+                connection = connection or stack.enter_context(connect(client))
+                keys = block.slice(start, _ROWS_PER_DELETION).to_pylist()
+                connection.send_command("EVAL", DELETE_OLDER, len(keys), *keys, stamp_field, stamp, *fields)
+                deleted += connection.read_response()
+    return deleted
+
+
+@contextmanager
+def connect(client: Redis) -> Iterator[AbstractConnection]:
+    """Yield a connection of our own, made as the client makes its, and without its retries.
+
+    It never gets into the client's pool: half a transaction may be on it.
+    """
+    connection = client.connection_pool.make_connection()
+    connection.retry = Retry(NoBackoff(), 0)
+    try:
+        connection.connect()
+        yield connection
+    finally:
+        connection.disconnect()
+
+
+class _Transactions:
+    """The transactions of one connection: `send` blocks of rows, and `receive` the outcome of each in turn."""
+
+    def __init__(self, connection: AbstractConnection, project: str, stamp_field: bytes, stamp: bytes) -> None:
+        self._connection = connection
+        self._reader = hiredis.Reader()
+        self._stamp = bulk_strings(stamp_field, stamp)
+        self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
+
+    def check_rights(self) -> None:
+        """Raise `ResponseError` where Redis would refuse a script's commands, which it only does for a newer row.
+
+        They queue up and are discarded: none is executed.
+        """
+        name = self._held[0]
+        self._connection.send_packed_command(
+            [
+                b"*1\r\n$5\r\nMULTI\r\n",
+                b"*3\r\n$4\r\nHGET\r\n" + name + name,
+                b"*2\r\n$6\r\nEXISTS\r\n" + name,
+                b"*3\r\n$6\r\nRENAME\r\n" + name + self._held[1],
+                b"*1\r\n$7\r\nDISCARD\r\n",
+            ]
+        )
+        _raise_error([self._reply() for _ in range(5)])
+
+    def send(self, rows: Rows) -> None:
+        """Send a block of rows, in as many transactions as it takes."""
+        keys, commands = _Bytes(rows.keys), _Bytes(rows.commands)
+        parts: list[bytes | memoryview] = []
+        for start, stop in _spans(rows):
+            count = stop - start
+            held = b"".join(self._held[:count])
+            parts += [
+                b"*1\r\n$5\r\nMULTI\r\n*%d\r\n" % (2 * count + 5),
+                bulk_strings(b"EVAL", HOLD_NEWER, b"%d" % (2 * count)),
+                keys[start:stop],
+                held,
+                self._stamp,
+                commands[start:stop],
+                b"*%d\r\n" % (2 * count + 3),
+                bulk_strings(b"EVAL", RELEASE_NEWER, b"%d" % (2 * count)),
+                held,
+                keys[start:stop],
+                b"*1\r\n$4\r\nEXEC\r\n",
+            ]
+        self._connection.send_packed_command([b"".join(parts)])
+
+    def receive(self, rows: Rows, written: Written) -> None:
+        """Wait for the outcome of the transactions of a block, and add it to `written`."""
+        for start, stop in _spans(rows):
+            commands = (stop - start) * rows.commands_per_row
+            queued = [self._reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
+            executed = self._reply()
+            # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
+            _raise_error([*queued, *(executed if isinstance(executed, list) else [executed])])
+            written.rows += stop - start
+            written.newer += executed[0]
+
+    def _reply(self) -> object:
+        while (reply := self._reader.gets()) is False:
+            data = self._connection._sock.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError("Redis closed the connection")
+            self._reader.feed(data)
+        return reply
+
+
+class _Bytes:
+    """The values of a binary column, of which a slice is that of its buffer: values back to back, not copied."""
+
+    def __init__(self, column: pa.Array) -> None:
+        _, offsets, data = column.buffers()
+        self._bounds = memoryview(offsets).cast("i")[column.offset :]
+        self._data = memoryview(data) if data else memoryview(b"")
+
+    def __getitem__(self, rows: slice) -> memoryview:
+        return self._data[self._bounds[rows.start] : self._bounds[rows.stop]]
+
+
+def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each transaction of a block, and the row after its last one."""
+    for start in range(0, len(rows.keys), ROWS_PER_TRANSACTION):
+        yield start, min(start + ROWS_PER_TRANSACTION, len(rows.keys))
+
+
+def _raise_error(replies: Iterable[object]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise ResponseError(str(reply))

@@ -1,0 +1,107 @@
+"""Online-offline consistency: what Feast answers online, compared value by value with the newest snapshot.
+
+The counts are those of Chronon's online-offline consistency: values that differ, that only the snapshot has (missing)
+and that only the online store has (extra).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+
+from pipeline.base.errors import PipelineError
+from pipeline.online.redis.departed import departed_online
+from pipeline.online.redis.engine import redis_client, row_encoder, translated_errors
+from pipeline.registry.feast_store import registered_view
+from pipeline.snapshots.files import newest_snapshot
+
+# One request to Feast: its answer holds an object per value.
+_REQUEST_ROWS = 1_000
+
+
+@dataclass
+class Consistency:
+    """How many values of one feature were compared, and how many of them are not as they should be."""
+
+    view: str
+    feature: str
+    values: int = 0
+    mismatched: int = 0
+    missing: int = 0
+    extra: int = 0
+
+    @property
+    def wrong(self) -> int:
+        """How many values are not as they should be; 0 is what is expected."""
+        return self.mismatched + self.missing + self.extra
+
+
+def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None = None) -> list[Consistency]:
+    """Compare what `get_online_features` answers for `view` with its newest snapshot; return one result per feature.
+
+    With `sample`, so many entities of the snapshot, chosen at random. Without it all of them, and those that only the
+    online store has (where that is a single Redis, whose keys can be listed). Raises `PipelineError` where there is no
+    snapshot, the view is not registered or the online store fails.
+    """
+    path = newest_snapshot(data_dir, view)
+    if path is None:
+        raise PipelineError(f"{view}: there is no snapshot in {data_dir / view} to compare with")
+    registered = registered_view(store, view)
+    results = {field.name: Consistency(view, field.name) for field in registered.features}
+    with translated_errors():
+        for rows in _rows(path, sample):
+            _compare(store, rows, results)
+        if sample is None and _can_be_listed(store):
+            for ids in departed_online(redis_client(store), row_encoder(store, registered), path):
+                _compare(store, _without_values(ids, rows.schema), results)
+    return list(results.values())
+
+
+def _rows(path: Path, sample: int | None) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(path)
+    if sample is None or sample >= file.metadata.num_rows:
+        yield from file.iter_batches(_REQUEST_ROWS)
+        return
+    ids = pq.read_table(path, columns=["asset_id"], partitioning=None)["asset_id"]
+    chosen = ids.take(np.random.default_rng().choice(len(ids), sample, replace=False))
+    rows = pq.read_table(path, filters=pc.field("asset_id").isin(chosen), partitioning=None)
+    yield from rows.to_batches(max_chunksize=_REQUEST_ROWS)
+
+
+def _without_values(ids: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows as a snapshot without them has them: every feature is NULL."""
+    columns = [ids if field.name == "asset_id" else pa.nulls(len(ids), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+
+def _compare(store: FeatureStore, rows: pa.RecordBatch, results: dict[str, Consistency]) -> None:
+    if not rows.num_rows:
+        return
+    ids = rows.column("asset_id").to_pylist()
+    view = next(iter(results.values())).view
+    answer = store.get_online_features([f"{view}:{name}" for name in results], {"asset_id": ids}).to_dict()
+    for name, result in results.items():
+        expected = rows.column(name)
+        if pa.types.is_floating(expected.type):  # Feast takes NaN for NULL
+            expected = pc.if_else(pc.is_nan(expected), None, expected)
+        online = pa.array(answer[name], expected.type)
+        offline_has, online_has = expected.is_valid(), online.is_valid()
+        result.values += rows.num_rows
+        result.mismatched += _count(pc.not_equal(expected, online))
+        result.missing += _count(pc.and_not(offline_has, online_has))
+        result.extra += _count(pc.and_not(online_has, offline_has))
+
+
+def _count(flags: pa.Array) -> int:
+    return pc.sum(flags).as_py() or 0
+
+
+def _can_be_listed(store: FeatureStore) -> bool:
+    config = store.config.online_store
+    return isinstance(config, RedisOnlineStoreConfig) and config.redis_type == RedisType.redis

@@ -1,0 +1,154 @@
+"""dCMMS's ClickHouse: reachable, its table readable, fresh, and of the bucket width that is set."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from pipeline.base.errors import PipelineError
+from pipeline.base.schemas import TIMESTAMP
+from pipeline.base.settings import Settings
+from pipeline.base.views import TELEMETRY
+from pipeline.operations.doctor.check import Check, Subject
+from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.transport import check_transport
+from pipeline.sources.bucket_width import check_bucket_width
+from pipeline.sources.clickhouse import ClickHouseSource, connection_arguments, reason
+from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE
+from pipeline.sources.extract import query_of
+
+CLICKHOUSE = Subject("ClickHouse")
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 15
+# Telemetry that is older than this is late; runs need some within 90 d.
+LATE = timedelta(hours=6)
+WINDOW = timedelta(days=90)
+
+_GRANTS = "deploy/sql/clickhouse.sql"
+_NEWEST = f"""
+select max(toDateTime64(time_bucket, 6, 'UTC')) as newest, toInt64(count()) as buckets
+from {TELEMETRY_TABLE}
+where time_bucket > toDateTime({{since:DateTime64(6, 'UTC')}}, 'UTC')
+"""
+_NEWEST_SCHEMA = pa.schema([("newest", TIMESTAMP), ("buckets", pa.int64())])
+
+
+def check_clickhouse(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of the database that the `CLICKHOUSE_` settings name; nothing is written to it."""
+    not_checked = ("TLS", "clock", "user", "schema", "SQL", "telemetry", "bucket width")
+    try:
+        arguments, where = connection_arguments(settings)
+        is_embedded = str(arguments.get("dsn", "")).startswith("chdb:")
+        if not is_embedded:
+            arguments |= {"connect_timeout": CONNECT_SECONDS, "send_receive_timeout": ANSWER_SECONDS}
+        client = clickhouse_connect.get_client(**arguments)
+    except (PipelineError, ClickHouseError, OSError) as error:
+        yield CLICKHOUSE.fails(
+            "connection",
+            reason(error),
+            "check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER, CLICKHOUSE_PASSWORD and CLICKHOUSE_DATABASE, "
+            "that the server is up and lets this host in",
+        )
+        yield CLICKHOUSE.not_checked(not_checked, "no connection")
+        return
+    with closing(client):
+        yield CLICKHOUSE.ok("connection", f"{where}, version {client.server_version}")
+        source = ClickHouseSource(client, where, ANSWER_SECONDS)
+        try:
+            if not is_embedded:  # the engine in this process has its clock, and its rights
+                yield _transport(settings, client)
+                yield check_clock(CLICKHOUSE, lambda: float(client.command("select toFloat64(now64(6, 'UTC'))")))
+                yield _role(client)
+            yield from _table(client, source, settings)
+        except (ClickHouseError, OSError) as error:
+            yield CLICKHOUSE.fails("session", reason(error), "look at the server's log; then run doctor again")
+
+
+def _transport(settings: Settings, client: Client) -> Check:
+    url = str(getattr(client, "url", ""))
+    host = url.split("//", 1)[-1].rsplit(":", 1)[0]
+    encrypted = url.startswith("https:")
+    return check_transport(
+        CLICKHOUSE,
+        host,
+        encrypted=encrypted,
+        verified=encrypted,
+        fix="set CLICKHOUSE_HOST to https://host:8443, and CLICKHOUSE_CA_CERT where the certificate is the site's own",
+    )
+
+
+def _role(client: Client) -> Check:
+    if str(client.command("select getSetting('readonly')")) == "0":
+        return CLICKHOUSE.warning(
+            "user", "may also change data, which no run does", f"give it the settings profile of {_GRANTS}"
+        )
+    return CLICKHOUSE.ok("user", "may change nothing")
+
+
+def _table(client: Client, source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
+    columns = _visible_columns(client)
+    if missing := [column for column in TELEMETRY_COLUMNS if column not in columns]:
+        everything = len(missing) == len(TELEMETRY_COLUMNS)
+        yield CLICKHOUSE.fails(
+            "schema",
+            f"{settings.clickhouse_database} has no {TELEMETRY_TABLE}, or this user may not see it"
+            if everything
+            else f"{TELEMETRY_TABLE} lacks {', '.join(missing)}, or this user may not see them",
+            f"check CLICKHOUSE_DATABASE, and grant select on the table: see {_GRANTS}",
+        )
+        yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the table")
+        return
+    yield CLICKHOUSE.ok("schema", f"{TELEMETRY_TABLE} with every column that is read")
+    yield _query(client, settings)
+    yield from _data(source, settings)
+
+
+def _visible_columns(client: Client) -> set[str]:
+    found = client.query(
+        "select name from system.columns where database = currentDatabase() and table = {table:String}",
+        parameters={"table": TELEMETRY_TABLE},
+    )
+    return {row[0] for row in found.result_rows}
+
+
+def _query(client: Client, settings: Settings) -> Check:
+    """Have the server plan the query: it finds functions and rights that are missing."""
+    parameters = {"as_of": datetime.now(UTC), "offsets": [0], "bucket_seconds": settings.bucket_seconds, "sites": []}
+    try:
+        client.query(f"explain {query_of(TELEMETRY)}", parameters=parameters)
+    except ClickHouseError as error:
+        return CLICKHOUSE.fails(
+            "SQL", reason(error), f"compare the table with features/{TELEMETRY}.sql, the rights with {_GRANTS}"
+        )
+    return CLICKHOUSE.ok("SQL", "the query can run")
+
+
+def _data(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
+    now = datetime.now(UTC)
+    try:
+        (row,) = source.stream(_NEWEST, {"since": now - WINDOW}, _NEWEST_SCHEMA).to_pylist()
+    except PipelineError as error:
+        yield CLICKHOUSE.fails("telemetry", str(error), f"check the rights and limits of the user: see {_GRANTS}")
+        yield CLICKHOUSE.not_checked(("bucket width",), "needs telemetry")
+        return
+    if not row["buckets"]:
+        yield CLICKHOUSE.fails(
+            "telemetry", "none in the last 90 d, and runs need some", "check CLICKHOUSE_DATABASE and the ingestion"
+        )
+        yield CLICKHOUSE.not_checked(("bucket width",), "needs telemetry")
+        return
+    text = f"{row['buckets']:,} buckets in 90 d, the newest from {row['newest']:%Y-%m-%d %H:%M} UTC"
+    if now - row["newest"] > LATE + timedelta(seconds=settings.bucket_seconds):
+        yield CLICKHOUSE.warning("telemetry", f"{text}: late", "check the ingestion into telemetry_aggregates")
+    else:
+        yield CLICKHOUSE.ok("telemetry", text)
+    try:
+        check_bucket_width(source, now, settings.bucket_seconds)
+    except PipelineError as error:
+        yield CLICKHOUSE.fails("bucket width", str(error), "then compare the figures of the last runs with the site")
+    else:
+        yield CLICKHOUSE.ok("bucket width", f"{settings.telemetry_bucket_minutes} min, as set")

@@ -1,0 +1,222 @@
+"""Feast's registry: reachable, with the rights for registry, lock and ledger, and in step with the definitions."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView
+from feast.diff.registry_diff import diff_registry_objects
+from feast.infra.registry.registry import FeastObjectType
+from feast.infra.registry.sql import SqlRegistryConfig, entities, feature_services, feature_views
+from feast.infra.registry.sql import metadata as feast_tables
+from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
+from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceProto
+from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
+from feast.repo_config import RepoConfig
+from sqlalchemy import Column, Connection, Engine, NullPool, create_engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+import entities as declared_entities
+from data_sources import snapshots_of
+from features.services import predictive_maintenance_v1
+from pipeline.base.errors import first_line
+from pipeline.base.schemas import VIEWS
+from pipeline.operations.doctor.check import Check, State, Subject
+from pipeline.operations.doctor.transport import check_transport
+from pipeline.registry.ledger import RUNS
+from pipeline.registry.lock import lock_holder
+
+REGISTRY = Subject("Registry")
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 15
+
+_GRANTS = "deploy/sql/postgres_registry.sql"
+_APPLY = "run `feast apply` with the same environment"
+_RIGHTS = text(
+    """
+    select
+        wanted.name,
+        to_regclass(wanted.name) is not null,
+        has_table_privilege(to_regclass(wanted.name), 'select')
+        and has_table_privilege(to_regclass(wanted.name), 'insert')
+        and has_table_privilege(to_regclass(wanted.name), 'update')
+    from unnest(cast(:names as text[])) as wanted (name)
+    """
+)
+_MAY_CREATE = text(
+    "select current_schema(), coalesce(has_schema_privilege(current_schema(), 'create'), false), current_user"
+)
+
+
+def check_registry(config: RepoConfig) -> Iterator[Check]:
+    """Yield the checks of the registry and of what the runs keep in its database; nothing is written to it."""
+    registry = config.registry
+    if not isinstance(registry, SqlRegistryConfig) or not registry.path.startswith("postgres"):
+        yield REGISTRY.fails(
+            "type",
+            "is not in PostgreSQL, where the lock of the runs and their ledger are",
+            "set registry_type: sql and a path postgresql+psycopg://... in feature_store.yaml",
+        )
+        return
+    engine = _engine(registry)
+    try:
+        connection = engine.connect()
+    except SQLAlchemyError as error:
+        yield REGISTRY.fails(
+            "connection",
+            first_line(error),
+            "check FEAST_REGISTRY_URL (registry.path), that the server is up and lets this host in",
+        )
+        yield REGISTRY.not_checked(("TLS", "tables", "rights", "lock", "definitions"), "no connection")
+        return
+    with connection:
+        try:
+            yield from _connected(connection.execution_options(postgresql_readonly=True), config.project)
+        except SQLAlchemyError as error:
+            yield REGISTRY.fails("session", first_line(error), "look at the server's log; then run doctor again")
+
+
+def _engine(registry: SqlRegistryConfig) -> Engine:
+    options = registry.sqlalchemy_config_kwargs
+    arguments = options.get("connect_args", {}) | {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "feature_store doctor",
+    }
+    return create_engine(registry.path, poolclass=NullPool, connect_args=arguments)
+
+
+def _connected(connection: Connection, project: str) -> Iterator[Check]:
+    driver: Any = connection.connection.dbapi_connection
+    info = driver.info
+    yield REGISTRY.ok("connection", f"{info.user}@{info.host}:{info.port}/{info.dbname}")
+    encrypted = bool(driver.pgconn.ssl_in_use)
+    yield check_transport(
+        REGISTRY,
+        info.host,
+        encrypted=encrypted,
+        verified=encrypted and info.get_parameters().get("sslmode") == "verify-full",
+        fix="append ?sslmode=verify-full&sslrootcert=/path/to/ca.pem to FEAST_REGISTRY_URL",
+    )
+    connection.execute(text("select set_config('statement_timeout', :limit, true)"), {"limit": f"{STATEMENT_SECONDS}s"})
+    tables = [RUNS.name, *feast_tables.tables]
+    found = {name: (exists, may) for name, exists, may in connection.execute(_RIGHTS, {"names": tables})}
+    missing = [name for name in feast_tables.tables if not found[name][0]]
+    if missing:
+        yield REGISTRY.fails("tables", f"Feast's are not there: {', '.join(missing)}", f"{_APPLY}, which makes them")
+    else:
+        yield REGISTRY.ok("tables", f"{len(feast_tables.tables)} of Feast")
+    rights = _rights(connection, found)
+    yield rights
+    yield _lock(connection, project)
+    if missing or rights.state == State.FAILS:
+        yield REGISTRY.not_checked(("definitions",), "needs the tables and rights above")
+    else:
+        yield from _definitions(connection, project)
+
+
+def _rights(connection: Connection, found: Mapping[str, tuple[bool, bool]]) -> Check:
+    """Return whether the role may write Feast's tables and the ledger, or make the ledger."""
+    refused = [name for name, (exists, may) in found.items() if exists and not may]
+    schema, may_create, user = connection.execute(_MAY_CREATE).one()
+    if refused:
+        return REGISTRY.fails(
+            "rights",
+            f"{user} may not select, insert and update {', '.join(refused)}",
+            f"let it own these tables: see {_GRANTS}",
+        )
+    if not found[RUNS.name][0]:
+        if not may_create:
+            return REGISTRY.fails(
+                "rights",
+                f"{user} may make no table in schema {schema or '(none on the search_path)'}, and the first run makes "
+                f"the ledger {RUNS.name}",
+                f"grant create on its schema: see {_GRANTS}",
+            )
+        return REGISTRY.ok("rights", f"Feast's tables; the first run will make the ledger in schema {schema}")
+    return REGISTRY.ok("rights", f"Feast's tables and the ledger in schema {schema}")
+
+
+def _lock(connection: Connection, project: str) -> Check:
+    holder = lock_holder(connection, project)
+    return REGISTRY.ok("lock", f"a run is busy: {holder}" if holder else "free, no run is busy")
+
+
+def _definitions(connection: Connection, project: str) -> Iterator[Check]:
+    """Yield what `feast apply` would change: what runs and readers depend on fails, words only are a warning."""
+    broken, worded = [], []
+    for kind, stored, declared in _objects(connection, project):
+        for name, definition in declared.items():
+            if name not in stored:
+                broken.append(f"{kind} {name} is not registered")
+                continue
+            changes = _changes(stored[name], definition)
+            if decisive := [change for change in changes if change not in _WORDS]:
+                broken.append(f"{kind} {name}: {_in_detail(stored[name], definition, decisive)}")
+            elif changes:
+                worded.append(f"{kind} {name}: {', '.join(changes)}")
+        worded += [f"{kind} {name} is registered and no longer defined" for name in stored if name not in declared]
+    if broken:
+        more = f" (and {len(broken) - 3} more)" if len(broken) > 3 else ""
+        yield REGISTRY.fails("definitions", f"{'; '.join(broken[:3])}{more}", _APPLY)
+    elif worded:
+        yield REGISTRY.warning("definitions", f"only in words: {'; '.join(worded[:3])}", _APPLY)
+    else:
+        yield REGISTRY.ok("definitions", f"project {project} is as defined, sources and all")
+
+
+# Properties that neither runs nor readers depend on.
+_WORDS = {"description", "tags", "owner"}
+_TYPES = {Entity: FeastObjectType.ENTITY, FeatureView: FeastObjectType.FEATURE_VIEW}
+
+
+def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield each kind of object with those registered and those defined, by name."""
+
+    def registered(column: Column, proto: Any, kind: Any) -> dict[str, Any]:
+        rows = connection.execute(select(column).where(column.table.c.project_id == project)).scalars()
+        objects = [kind.from_proto(proto.FromString(bytes(row))) for row in rows]
+        return {item.name: item for item in objects if item.name != "__dummy"}
+
+    own = [item for item in vars(declared_entities).values() if isinstance(item, Entity)]
+    yield "entity", registered(entities.c.entity_proto, EntityProto, Entity), {item.name: item for item in own}
+    yield (
+        "feature view",
+        registered(feature_views.c.feature_view_proto, FeatureViewProto, FeatureView),
+        {name: _with_source_of_today(view) for name, view in VIEWS.items()},
+    )
+    yield (
+        "feature service",
+        registered(feature_services.c.feature_service_proto, FeatureServiceProto, FeatureService),
+        {predictive_maintenance_v1.name: predictive_maintenance_v1},
+    )
+
+
+def _with_source_of_today(view: FeatureView) -> FeatureView:
+    """Return `view` with its source where the settings of now have it."""
+    copy = view.__copy__()
+    copy.batch_source = snapshots_of(view.name)
+    return copy
+
+
+def _changes(stored: Any, definition: Any) -> list[str]:
+    kind = _TYPES.get(type(definition), FeastObjectType.FEATURE_SERVICE)
+    difference = diff_registry_objects(stored, definition, kind)
+    changes = [change.property_name for change in difference.feast_object_property_diffs]
+    # the registry adds to a source when it was registered
+    if "batch_source" in changes and stored.batch_source == definition.batch_source:
+        changes.remove("batch_source")
+    return changes
+
+
+def _in_detail(stored: Any, definition: Any, changes: list[str]) -> str:
+    """Return the changed properties; of a source the path, of features the names."""
+    details = []
+    for change in changes:
+        if change == "batch_source" and stored.batch_source.path != definition.batch_source.path:
+            details.append(f"its snapshots are registered in {stored.batch_source.path}")
+        elif change == "features":
+            have, want = ({field.name for field in view.features} for view in (stored, definition))
+            names = sorted(have ^ want)
+            details.append(f"features {', '.join(names)}" if names else "types of features")
+        else:
+            details.append(change)
+    return ", ".join(details)

@@ -1,0 +1,38 @@
+"""feature_store.yaml: readable, well-formed, and of a kind that the runs can publish to."""
+
+import feast
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig
+from feast.repo_config import RepoConfig
+
+from pipeline.base.errors import PipelineError
+from pipeline.online.redis.layout import TESTED_FEAST
+from pipeline.operations.doctor.check import Check, Subject
+from pipeline.registry.feast_store import load_store_config
+
+STORE = Subject("Feast")
+
+
+def read_store_config() -> tuple[list[Check], RepoConfig | None]:
+    """Return the checks of the feature store's configuration, and the configuration where it is good."""
+    try:
+        config = load_store_config()
+    except PipelineError as error:
+        fix = "set FEAST_FS_YAML_FILE_PATH and what the file names in the environment: `set -a; . ./.env; set +a`"
+        return [STORE.fails("configuration", str(error), fix)], None
+    return [STORE.ok("configuration", f"project {config.project}"), _version(config)], config
+
+
+def _version(config: RepoConfig) -> Check:
+    if feast.__version__ not in TESTED_FEAST:
+        return STORE.fails(
+            "version",
+            f"{feast.__version__}, and the layout of the values in Redis is tested with {', '.join(TESTED_FEAST)}",
+            "install requirements.txt, or publish with --engine feast",
+        )
+    if isinstance(config.online_store, RedisOnlineStoreConfig) and config.entity_key_serialization_version != 3:
+        return STORE.fails(
+            "version",
+            f"entity_key_serialization_version is {config.entity_key_serialization_version}",
+            "set it to 3 in feature_store.yaml",
+        )
+    return STORE.ok("version", f"{feast.__version__}, whose layout of the values in Redis is tested")

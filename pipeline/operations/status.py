@@ -1,0 +1,151 @@
+"""How fresh the published features are, and what the last runs did."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.base.clock import CLOCK_TOLERANCE
+from pipeline.base.views import VIEW_NAMES
+from pipeline.registry.feast_store import registry_error
+from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
+from pipeline.registry.lock import lock_holder
+
+
+@dataclass(frozen=True)
+class ViewAge:
+    """How old the online values of a view are. `as_of` is None where it was never published."""
+
+    view: str
+    as_of: datetime | None
+    newest_source: datetime | None
+    age: timedelta | None
+    limit: timedelta
+
+    @property
+    def verdict(self) -> str:
+        """`fresh`, or what is wrong."""
+        if self.age is None:
+            return "never published"
+        if self.age < -CLOCK_TOLERANCE:
+            return "in the future"
+        return "too old" if self.age > self.limit else "fresh"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The age of each view and the last runs, the latest first."""
+
+    views: list[ViewAge]
+    runs: list[PastRun]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Return whether every view is online and younger than its limit."""
+        return all(view.verdict == "fresh" for view in self.views)
+
+    def tables(self) -> Group:
+        """Return both as tables for a terminal."""
+        return Group(_views_table(self.views), _runs_table(self.runs) if self.runs else "No run has been made yet.")
+
+
+def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
+    """Return the status of the store's project with its `last` runs; a view may be as old as `age_limit`.
+
+    Raises `PipelineError` where the registry's database is out of reach.
+    """
+    now = datetime.now(UTC)
+    ledger = Ledger(store)
+    publications = ledger.last_publications()
+    ages = [_age_of(store, view, publications.get(view), now, age_limit) for view in VIEW_NAMES]
+    return Status(ages, _with_the_dead(store, ledger.last_runs(last)))
+
+
+def _age_of(
+    store: FeatureStore, view: str, publication: Publication | None, now: datetime, limit: timedelta
+) -> ViewAge:
+    as_of = _published_as_of(store, view)
+    # The registry has the last word: the ledger lacks a run whose row could not be written.
+    newest = publication.newest_source if publication and publication.as_of == as_of else None
+    return ViewAge(view, as_of, newest, now - as_of if as_of else None, limit)
+
+
+def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
+    try:
+        return store.get_feature_view(view).most_recent_end_time
+    except FeastObjectNotFoundException:
+        return None
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise registry_error(error) from error
+
+
+def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
+    """Return `runs`, those as `died` that have not ended and whose session does not hold the lock any more."""
+    try:
+        with store.registry.write_engine.connect() as connection:
+            holder = lock_holder(connection, store.project)
+    except SQLAlchemyError as error:
+        raise registry_error(error) from error
+    alive = holder.backend_pid if holder else None
+    return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
+
+
+def _views_table(views: list[ViewAge]) -> Table:
+    table = Table(title="Published features", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("view", "as of (UTC)", "newest source (UTC)", "age", "limit", "state"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("age", "limit") else "left")
+    for view in views:
+        table.add_row(
+            view.view,
+            _time(view.as_of),
+            _time(view.newest_source),
+            _length(view.age),
+            _length(view.limit),
+            view.verdict,
+        )
+    return table
+
+
+def _runs_table(runs: list[PastRun]) -> Table:
+    table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
+        justify = "left" if heading == "run" or "UTC" in heading else "right"
+        table.add_column(heading, no_wrap=True, justify=justify)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("error")
+    for run in runs:
+        seconds = f"{(run.finished_at - run.started_at).total_seconds():.1f}" if run.finished_at else "-"
+        rows, rejected = (sum(view[name] for view in run.views.values()) for name in ("rows", "rejected"))
+        table.add_row(
+            str(run.run_id)[:8],
+            _time(run.started_at),
+            _time(run.as_of),
+            seconds,
+            f"{rows:,}",
+            f"{rejected:,}",
+            run.outcome,
+            run.error,
+        )
+    return table
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"
+
+
+def _length(length: timedelta | None) -> str:
+    """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
+    if length is None:
+        return "-"
+    if length < timedelta(0):  # of a clock that has been put back
+        return f"-{_length(-length)}"
+    minutes = int(length.total_seconds() // 60)
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h" if days < 10 else f"{days} d"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

@@ -1,0 +1,1 @@
+"""Feast's registry and what stands beside it in its database: the lock and the ledger."""

@@ -1,0 +1,132 @@
+"""The Feast feature store that a run publishes through: its configuration, its registry and what is registered."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feast import FeatureStore, FeatureView
+from feast.errors import FeastObjectNotFoundException
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
+from pydantic import ValidationError
+from yaml import MarkedYAMLError, YAMLError
+
+from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
+from pipeline.base.errors import PipelineError, first_line, redacted
+from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.retries import attempts
+from pipeline.base.schemas import VIEWS
+from pipeline.base.settings import REPOSITORY
+
+
+def load_store_config(path: Path | None = None) -> RepoConfig:
+    """Return the configuration in `path`, by default `FEAST_FS_YAML_FILE_PATH`, or the repository's.
+
+    Raises `PipelineError` where the file is missing, malformed or names a variable that is not set (Feast takes it
+    literally), or an address in it would be misread.
+    """
+    path = path or Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or REPOSITORY / "feature_store.yaml")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}") from error
+    variables = re.findall(r"\$\{?(\w+)", re.sub(r"(?m)^\s*#.*$", "", text))
+    if unset := sorted({name for name in variables if name not in os.environ}):
+        raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment")
+    try:
+        config = load_repo_config(Path.cwd(), path)
+        _check_addresses(config)
+    except YAMLError as error:
+        line = error.problem_mark.line + 1 if isinstance(error, MarkedYAMLError) and error.problem_mark else "?"
+        raise PipelineError(
+            f"{path.name} is no YAML in line {line}. In the value of a variable write ' as '' where the file has it "
+            "in single quotes."
+        ) from None
+    except Exception as error:  # Feast and pydantic each raise their own kinds
+        raise PipelineError(f"{path.name}: {_fault(error)}. See deploy/feature_store.yaml.") from None
+    return config
+
+
+@contextmanager
+def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
+    """Yield the feature store that `load_store_config` configures.
+
+    The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, or the
+    registry is out of reach.
+    """
+    store = attempts()(_connected, load_store_config(path))
+    try:
+        yield store
+    finally:
+        for engine in {getattr(store.registry, name, None) for name in ("read_engine", "write_engine")} - {None}:
+            engine.dispose()
+
+
+def _connected(config: RepoConfig) -> FeatureStore:
+    try:
+        store = FeatureStore(config=config)
+        store.registry.list_projects()
+    except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
+        text = (
+            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
+        )
+        raise pipeline_error(error, text) from error
+    return store
+
+
+def registry_error(error: BaseException) -> PipelineError:
+    """Return what to raise for `error`, of the registry or its driver."""
+    return pipeline_error(error, f"Feast registry: {first_line(error)}. Is its database up?")
+
+
+def registered_view(store: FeatureStore, name: str) -> FeatureView:
+    """Return the registered feature view `name`.
+
+    Raises `PipelineError` where it is not registered, or with other names or types than its definition has.
+    """
+    view = attempts()(_read_view, store, name)
+    if {(field.name, field.dtype) for field in view.features} != {(f.name, f.dtype) for f in VIEWS[name].features}:
+        raise PipelineError(f"{name} is registered with other features than its definition has: run `feast apply`")
+    return view
+
+
+def _check_addresses(config: RepoConfig) -> None:
+    """Raise `ValueError` where a driver would misread an address, and keep the passwords in them out of messages."""
+    for name in ("path", "read_path"):
+        url = getattr(config.registry, name, None)
+        if url and str(url).startswith("postgres"):
+            _named(f"registry.{name}", checked_postgres_url, str(url))
+    online = config.online_store
+    if isinstance(online, RedisOnlineStoreConfig):
+        single = online.redis_type == RedisType.redis
+        _named("online_store.connection_string", checked_redis_connection, online.connection_string, single=single)
+
+
+def _named(name: str, check: Callable[..., str], *arguments: str, **options: bool) -> None:
+    try:
+        check(*arguments, **options)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong with a configuration; pydantic would repeat the values, passwords too."""
+    cause = error.args[0] if isinstance(error, FeastConfigError) else error
+    if isinstance(cause, ValidationError):
+        faults = []
+        for detail in cause.errors(include_url=False, include_input=False, include_context=False):
+            place = ".".join(map(str, detail["loc"])) or "the file"
+            faults.append(f"{place}: {redacted(detail['msg']).removeprefix('Value error, ').rstrip('.')}")
+        return "; ".join(faults)
+    return first_line(error)
+
+
+def _read_view(store: FeatureStore, name: str) -> FeatureView:
+    try:
+        return store.get_feature_view(name)
+    except FeastObjectNotFoundException:
+        raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`") from None
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise registry_error(error) from error

@@ -1,0 +1,212 @@
+"""The run ledger: a row per run in the table `materialization_runs`, in the database of the registry.
+
+A row is there from the start of its run, with the outcome `running`; one that still says so when its run is gone tells
+of a run that died. The table is made by the first run, by the role of the registry, in the first schema of its
+search_path.
+"""
+
+import logging
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from feast import FeatureStore
+from sqlalchemy import Column, Connection, DateTime, Index, Integer, MetaData, Table, Text, func, inspect, select, text
+from sqlalchemy.dialects.postgresql import JSONB, UUID, distinct_on, insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.fault_points import fault_point
+from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.results import ViewResult
+from pipeline.base.retries import attempts
+from pipeline.base.stop import asked_to_stop, at_stop
+
+logger = logging.getLogger(__name__)
+
+RUNNING, DONE, FAILED, INTERRUPTED, DIED = "running", "done", "failed", "interrupted", "died"
+
+RUNS = Table(
+    "materialization_runs",
+    MetaData(),
+    Column("run_id", UUID, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("as_of", DateTime(timezone=True), nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text),
+    # {view: {rows, rejected, seconds, newest_source, bytes, outcome, error, ...}}
+    Column("views", JSONB, nullable=False),
+    Column("host", Text, nullable=False),
+    # The session that holds the lock of the run: while it does, the run is alive.
+    Column("backend_pid", Integer),
+)
+Index("materialization_runs_project_started_at", RUNS.c.project, RUNS.c.started_at)
+
+# Serializes the making of the table, whose `if not exists` two sessions can both find true.
+_CREATION_LOCK = 5_279_143_908_114_472
+
+
+@dataclass
+class Run:
+    """One run as the ledger and the metrics tell of it. `results` fills up as the run goes on."""
+
+    as_of: datetime
+    views: list[str]
+    run_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    outcome: str = RUNNING
+    error: str | None = None
+    exit_code: int | None = None
+    backend_pid: int | None = None
+    results: dict[str, ViewResult] = field(default_factory=dict)
+
+    def view_rows(self) -> dict[str, dict[str, Any]]:
+        """Return what became of each asked view, as JSON can hold it."""
+        return {view: self.results[view].as_json() for view in self.views if view in self.results}
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A row of the ledger."""
+
+    run_id: uuid.UUID
+    as_of: datetime
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str
+    error: str | None
+    views: dict[str, dict[str, Any]]
+    backend_pid: int | None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The last time that a view went online: as of which instant, when, and its newest source fact."""
+
+    as_of: datetime
+    finished_at: datetime
+    newest_source: datetime | None
+
+
+class Ledger:
+    """The rows of one project. Every method raises `PipelineError` where the database refuses."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._engine = store.registry.write_engine
+        self._project = store.project
+
+    def start(self, run: Run) -> None:
+        """Append the row of `run`, and close those of earlier runs that died. The caller holds the lock."""
+        died = RUNS.update().where(RUNS.c.project == self._project, RUNS.c.outcome == RUNNING).values(outcome=DIED)
+        with self._transaction() as connection:
+            _create_table(connection)
+            connection.execute(died)
+            self._write(connection, run)
+
+    def finish(self, run: Run) -> None:
+        """Bring the row of `run` up to date, for good."""
+        with self._transaction() as connection:
+            self._write(connection, run, finished_at=func.now())
+
+    def last_runs(self, count: int) -> list[PastRun]:
+        """Return the last `count` runs, the latest first; none where there is no ledger yet."""
+        rows = (
+            select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__))
+            .where(RUNS.c.project == self._project)
+            .order_by(RUNS.c.started_at.desc())
+            .limit(count)
+        )
+        with self._transaction() as connection:
+            return [PastRun(**row._mapping) for row in connection.execute(rows)] if _exists(connection) else []
+
+    def last_publications(self) -> dict[str, Publication]:
+        """Return the last publication of each view that was ever online."""
+        view = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view", joins_implicitly=True)
+        rows = (
+            select(view.c.key, RUNS.c.as_of, RUNS.c.finished_at, view.c.value.cast(JSONB)["newest_source"].astext)
+            .select_from(RUNS, view)
+            .ext(distinct_on(view.c.key))
+            .where(
+                RUNS.c.project == self._project,
+                RUNS.c.finished_at.is_not(None),
+                view.c.value.cast(JSONB)["outcome"].astext == "online",
+            )
+            .order_by(view.c.key, RUNS.c.finished_at.desc())
+        )
+        with self._transaction() as connection:
+            found = connection.execute(rows).all() if _exists(connection) else []
+        return {
+            view: Publication(as_of, finished_at, datetime.fromisoformat(newest) if newest else None)
+            for view, as_of, finished_at, newest in found
+        }
+
+    def _write(self, connection: Connection, run: Run, **values: Any) -> None:
+        values |= {
+            "outcome": run.outcome,
+            "error": run.error,
+            "views": run.view_rows(),
+            "backend_pid": run.backend_pid,
+        }
+        row = {"run_id": run.run_id, "project": self._project, "as_of": run.as_of, "host": socket.gethostname()}
+        connection.execute(
+            insert(RUNS).values(row | values).on_conflict_do_update(index_elements=["run_id"], set_=values)
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                # The ledger is small: one that answers later than this must not hold up a run.
+                connection.execute(text("set local statement_timeout = '10s'"))
+                yield connection
+        except SQLAlchemyError as error:
+            raise pipeline_error(error, f"Run ledger {RUNS.name}: {first_line(error)}") from error
+
+
+@contextmanager
+def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
+    """Keep a row of `run` in the ledger for what happens in the block, which sets `run.results`.
+
+    A ledger that fails is a warning: it must not fail a run that publishes. The caller holds the lock of the project.
+    """
+    ledger = Ledger(store)
+    fault_point("ledger: before")
+    _warn_if_it_fails(ledger.start, run)
+    fault_point("ledger: started")
+    # Where the main thread cannot be reached, nobody else is left to write it.
+    with at_stop(lambda _: ledger.finish(replace(run, outcome=INTERRUPTED))):
+        try:
+            yield
+        except BaseException as error:
+            stopped = asked_to_stop()
+            run.outcome, run.error = (INTERRUPTED, str(stopped)) if stopped else (FAILED, first_line(error))
+            raise
+        else:
+            errors = {result.error for result in run.results.values() if result.error}
+            run.outcome, run.error = (FAILED, "; ".join(sorted(errors))) if errors else (DONE, None)
+        finally:
+            fault_point("ledger: finishing")
+            _warn_if_it_fails(ledger.finish, run)
+            fault_point("ledger: finished")
+
+
+def _warn_if_it_fails(write: Callable[[Run], None], run: Run) -> None:
+    try:
+        attempts()(write, run)
+    except PipelineError as error:
+        logger.warning("%s. The run goes on without its row.", error)
+
+
+def _create_table(connection: Connection) -> None:
+    if not _exists(connection):
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+        RUNS.metadata.create_all(connection)
+
+
+def _exists(connection: Connection) -> bool:
+    return inspect(connection).has_table(RUNS.name)

@@ -1,0 +1,174 @@
+"""One run at a time: an advisory lock per project, in the PostgreSQL database of the registry.
+
+It works across hosts. The lock belongs to a session of PostgreSQL, on a connection that does nothing else: when the
+process dies, however it dies, the connection goes and the lock with it. A pooler between the two has to be in session
+mode.
+"""
+
+import hashlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from feast import FeatureStore
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.retries import attempts
+from pipeline.registry.feast_store import registry_error
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+# Seconds after which PostgreSQL gives up a host that vanished without a word: idle, then 3 probes 10 s apart. The lock
+# is idle for the length of a run, which a server may be set to end sessions for.
+_SESSION = {
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "idle_session_timeout": "0",
+}
+
+
+class LockHeld(PipelineError):
+    """Another run of the project is busy. The exit code is EX_TEMPFAIL of sysexits.h: try again later."""
+
+    exit_code = 75
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The session that has the lock: its process id in PostgreSQL and, as far as this role may see it, who it is."""
+
+    backend_pid: int
+    application: str | None
+    address: str | None
+    since: datetime | None
+
+    def __str__(self) -> str:
+        parts = [
+            self.application or "another session",
+            f"from {self.address}" if self.address else "",
+            f"since {self.since:%Y-%m-%dT%H:%M:%SZ}" if self.since else "",
+        ]
+        return " ".join(part for part in parts if part) + f" (PostgreSQL process {self.backend_pid})"
+
+
+class RunLock:
+    """The lock of a project, held."""
+
+    def __init__(self, connection: Connection, project: str) -> None:
+        self._connection = connection
+        self._project = project
+        self.backend_pid: int = connection.scalar(text("select pg_backend_pid()"))
+        self._lost: str | None = None
+
+    def check(self) -> None:
+        """Raise `PipelineError` where the lock is lost: with its connection, when PostgreSQL has restarted."""
+        self._lost = self._lost or self._why_lost()
+        if self._lost:
+            raise PipelineError(
+                f"The lock of project {self._project} is lost ({self._lost}), so another run may be busy: run again"
+            )
+
+    def _why_lost(self) -> str | None:
+        try:
+            holder = lock_holder(self._connection, self._project)
+        except SQLAlchemyError as error:
+            return first_line(error)
+        if not holder:
+            return "nobody has it"
+        return None if holder.backend_pid == self.backend_pid else "another session has it"
+
+
+@contextmanager
+def one_at_a_time(store: FeatureStore, wait: float | None = None) -> Iterator[RunLock]:
+    """Hold the lock of the store's project for the length of the block.
+
+    `wait` is for how many seconds another run is waited for: by default not at all, `math.inf` for as long as it takes.
+    Raises `LockHeld` where another run is still busy then, and `PipelineError` where the registry's database is down.
+    """
+    project = store.project
+    connection, lock = attempts()(_locked, store, wait)
+    try:
+        yield lock
+    finally:
+        # Closing alone frees the lock a moment later, in which the next run would find it held.
+        with suppress(SQLAlchemyError):
+            connection.execute(text("select pg_advisory_unlock(:key)"), {"key": lock_key(project)})
+        with suppress(SQLAlchemyError):
+            connection.close()
+
+
+def lock_key(project: str) -> int:
+    """Return the key of a project's lock, a signed number of 64 bits that depends on nothing but the name."""
+    digest = hashlib.sha256(f"materialize_features:{project}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def lock_holder(connection: Connection, project: str) -> Holder | None:
+    """Return who holds the lock of `project`, None if nobody does."""
+    key = lock_key(project) % 2**64
+    row = connection.execute(
+        text(
+            """
+            select pid, nullif(application_name, ''), host(client_addr), backend_start at time zone 'UTC'
+            from pg_locks
+            left join pg_stat_activity using (pid)
+            where locktype = 'advisory' and granted and objsubid = 1
+                and database = (select oid from pg_database where datname = current_database())
+                and classid::bigint = :high and objid::bigint = :low
+            """
+        ),
+        {"high": key >> 32, "low": key % 2**32},
+    ).one_or_none()
+    return Holder(*row) if row else None
+
+
+def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLock]:
+    """Return a connection that holds the lock of the store's project."""
+    try:
+        connection = _connect(store)
+        try:
+            _acquire(connection, store.project, wait)
+            return connection, RunLock(connection, store.project)
+        except BaseException:
+            connection.close()
+            raise
+    except SQLAlchemyError as error:
+        raise registry_error(error) from error
+
+
+def _connect(store: FeatureStore) -> Connection:
+    """Return a connection of its own, outside of the pool, that says who it is."""
+    connection = store.registry.write_engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection.detach()
+    name = f"materialize_features {os.getpid()}@{socket.gethostname()}"[:63]
+    for setting, value in {**_SESSION, "application_name": name}.items():
+        # An older server may not know one of them.
+        connection.execute(
+            text("select set_config(name, :value, false) from pg_settings where name = :name"),
+            {"name": setting, "value": value},
+        )
+    return connection
+
+
+def _acquire(connection: Connection, project: str, wait: float | None) -> None:
+    deadline = time.monotonic() + (wait or 0.0)
+    told = None
+    while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": lock_key(project)}):
+        holder = lock_holder(connection, project)
+        if time.monotonic() >= deadline:
+            waited = f" after {wait:g} s of waiting" if wait else ""
+            advice = "try again later" if wait else "wait for it with --wait"
+            raise LockHeld(f"Project {project} is busy{waited}: {holder or 'another run'} holds its lock; {advice}")
+        if holder and holder != told:
+            logger.info("waiting for the lock of project %s: %s holds it", project, holder)
+            told = holder
+        time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))

@@ -1,0 +1,1 @@
+"""What is done: a job, one instant, a backfill, a training set."""

@@ -1,0 +1,195 @@
+"""Backfill: the snapshots of many past instants, each source row read once per chunk of instants."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base.errors import PipelineError
+from pipeline.base.retries import retrying_for
+from pipeline.base.schemas import TIMESTAMP
+from pipeline.base.settings import Settings
+from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+from pipeline.snapshots import quality
+from pipeline.snapshots.files import snapshot_path, write_snapshot
+from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
+from pipeline.sources import extract
+from pipeline.sources.bucket_width import check_bucket_width
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.postgres import open_postgres
+
+logger = logging.getLogger(__name__)
+
+DAY = timedelta(days=1)
+# Reading a chunk takes in the 90 d before its first instant besides the days that it spans: longer chunks read less,
+# and hold the rows of more instants in memory.
+CHUNK_DAYS = 60
+# The quality gate takes its time per call: so many rows of a view, of several instants, go through it together.
+GATE_ROWS = 100_000
+
+# Told the instants done so far and the instants in all, whenever that changes.
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class BackfillResult:
+    """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
+
+    `rejected` is the number of snapshots that the quality gate has kept out.
+    """
+
+    written: int = 0
+    present: int = 0
+    rows: int = 0
+    bytes: int = 0
+    rejected: int = 0
+    empty: dict[str, list[datetime]] = field(default_factory=dict)
+
+
+def instants_between(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
+    """Return the as-of instants from `start` (inclusive) to `end` (exclusive), `every` apart.
+
+    Raises `PipelineError` where `start` is not before `end`, an instant lies in the future, or `every` does not
+    divide the windows of the features, which are whole days.
+    """
+    if start >= end:
+        raise PipelineError(f"--start {start.isoformat()} is not before --end {end.isoformat()}")
+    if every % DAY and DAY % every:
+        raise PipelineError(
+            f"--every {every // timedelta(hours=1)}h does not divide the windows of the features, which are "
+            "whole days: take hours that divide 24, or days"
+        )
+    count = -(-(end - start) // every)
+    last = start + (count - 1) * every
+    if last > datetime.now(UTC):
+        raise PipelineError(f"--end {end.isoformat()}: the instant {last.isoformat()} is in the future")
+    return [start + number * every for number in range(count)]
+
+
+def backfill(
+    settings: Settings,
+    instants: Sequence[datetime],
+    views: Sequence[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> BackfillResult:
+    """Write the snapshot of each view at each instant, equal to what a run at that instant writes; none is published.
+
+    Snapshots that are there already are kept, unless `overwrite`. A snapshot with rows that break a rule of the quality
+    gate is left out, and they go into quarantine; none is compared with the one before: history has its gaps. An
+    interruption leaves whole snapshots only, and the next backfill does the rest. Raises `PipelineError` where a
+    database fails.
+    """
+    result = BackfillResult(empty={view: [] for view in views})
+    wanted = [
+        instant
+        for instant in instants
+        if overwrite or not all(snapshot_path(settings.feature_data_dir, view, instant).exists() for view in views)
+    ]
+    result.present = len(instants) - len(wanted)
+    progress(result.present, len(instants))
+    if not wanted:
+        return result
+    with retrying_for(settings.retry_seconds), ExitStack() as stack:
+        postgres = stack.enter_context(open_postgres(settings))
+        clickhouse = None
+        if ASSETS in views or TELEMETRY in views:
+            clickhouse = stack.enter_context(open_clickhouse(settings))
+            check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
+        for chunk in chunks_of(wanted):
+            tables = {}
+            if ASSETS in views or TELEMETRY in views:
+                tables[ASSETS] = extract.read_postgres(postgres, ASSETS, chunk)
+                tables[TELEMETRY] = extract.read_telemetry(clickhouse, chunk, settings.bucket_seconds)
+            if WORK_ORDERS in views:
+                tables[WORK_ORDERS] = extract.read_postgres(postgres, WORK_ORDERS, chunk)
+            for group in _gate_groups(chunk, max(table.num_rows for table in tables.values())):
+                made = {instant: _snapshots_of(settings, instant, views, tables, overwrite) for instant in group}
+                unsound = _unsound_views(made)
+                for instant, snapshots in made.items():
+                    _write_instant(settings, instant, snapshots, unsound, result)
+                    result.written += 1
+                    progress(result.present + result.written, len(instants))
+    for view, empty in result.empty.items():
+        if empty:
+            logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
+    return result
+
+
+def chunks_of(instants: Sequence[datetime]) -> Iterator[list[datetime]]:
+    """Yield the instants in groups whose members are whole days apart and span at most `CHUNK_DAYS`."""
+    for _, same_time in groupby(sorted(instants, key=lambda i: (_time_of_day(i), i)), key=_time_of_day):
+        chunk: list[datetime] = []
+        for instant in same_time:
+            if chunk and instant - chunk[0] >= CHUNK_DAYS * DAY:
+                yield chunk
+                chunk = []
+            chunk.append(instant)
+        yield chunk
+
+
+def _time_of_day(instant: datetime) -> timedelta:
+    return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
+
+
+def _gate_groups(chunk: Sequence[datetime], rows: int) -> Iterator[Sequence[datetime]]:
+    """Yield the instants of a chunk with `rows` rows in groups of some `GATE_ROWS`, in order."""
+    size = max(1, GATE_ROWS * len(chunk) // max(rows, 1))
+    return (chunk[start : start + size] for start in range(0, len(chunk), size))
+
+
+def _snapshots_of(
+    settings: Settings, instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], overwrite: bool
+) -> dict[str, pa.Table]:
+    """Return the snapshots of one instant that are to be written, out of the rows of its chunk."""
+    rows = {view: _rows_of(table, instant) for view, table in tables.items()}
+    complete = {
+        ASSETS: lambda: extract.complete_asset_features(rows[ASSETS], rows[TELEMETRY]),
+        TELEMETRY: lambda: extract.complete_telemetry_features(rows[TELEMETRY], rows[ASSETS]),
+        WORK_ORDERS: lambda: rows[WORK_ORDERS],
+    }
+    return {
+        view: extract.as_snapshot(view, complete[view](), datetime.now(UTC))
+        for view in views
+        if overwrite or not snapshot_path(settings.feature_data_dir, view, instant).exists()
+    }
+
+
+def _unsound_views(made: dict[datetime, dict[str, pa.Table]]) -> set[str]:
+    """Return the views with rows, of whichever instant, that break a rule of the quality gate."""
+    views = {view for snapshots in made.values() for view in snapshots}
+    together = {
+        view: pa.concat_tables(snapshots[view] for snapshots in made.values() if view in snapshots) for view in views
+    }
+    return {view for view, rows in together.items() if quality.broken_rows(view, rows, list(made))}
+
+
+def _write_instant(
+    settings: Settings,
+    instant: datetime,
+    snapshots: dict[str, pa.Table],
+    unsound: set[str],
+    result: BackfillResult,
+) -> None:
+    """Write the snapshots of one instant, but for those of the `unsound` views that break a rule themselves."""
+    for view, snapshot in snapshots.items():
+        if view in unsound and (broken := quality.broken_rows(view, snapshot, [instant])):
+            path = quarantine_path(settings.feature_data_dir, view, instant)
+            set_aside(snapshot, broken, path)
+            logger.error("%s as of %s: %s", view, instant.isoformat(), in_words(snapshot, broken, path))
+            result.rejected += 1
+            continue
+        result.rows += snapshot.num_rows
+        result.bytes += write_snapshot(snapshot, snapshot_path(settings.feature_data_dir, view, instant))
+        if not snapshot.num_rows:
+            result.empty[view].append(instant)
+
+
+def _rows_of(table: pa.Table, instant: datetime) -> pa.Table:
+    return table.filter(pc.equal(table["event_timestamp"], pa.scalar(instant, TIMESTAMP)))

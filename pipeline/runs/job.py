@@ -1,0 +1,79 @@
+"""A run with all that belongs to it: the lock of its project, its row in the ledger, its metrics."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from feast import FeatureStore
+
+from pipeline.base import logs
+from pipeline.base.errors import PipelineError
+from pipeline.base.results import ViewResult
+from pipeline.base.retries import retrying_for
+from pipeline.base.settings import load_settings
+from pipeline.base.stop import raise_if_stopped
+from pipeline.base.views import ENGINE_REDIS
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Run, recorded
+from pipeline.registry.lock import one_at_a_time
+from pipeline.runs.metrics import measured
+from pipeline.runs.one_instant import Progress, materialize
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(
+    as_of: datetime,
+    views: list[str],
+    *,
+    push: bool = True,
+    engine: str = ENGINE_REDIS,
+    accept_drop: bool = False,
+    wait: float | None = None,
+    metrics_file: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[ViewResult]:
+    """Materialize `views` as of `as_of`, alone in the project, and return a result each.
+
+    `engine` and `accept_drop` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
+    published, and a registry out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError`
+    where no view could even be tried.
+    """
+    run = Run(as_of, views)
+    logs.tag(run_id=run.run_id)
+    with measured(run, metrics_file):
+        settings = load_settings()
+        with retrying_for(settings.retry_seconds), _registry(needed=push) as store, ExitStack() as stack:
+            lock = None
+            if store:
+                lock = stack.enter_context(one_at_a_time(store, wait))
+                run.backend_pid = lock.backend_pid
+                stack.enter_context(recorded(store, run))
+            return materialize(
+                settings,
+                as_of,
+                views,
+                store=store if push else None,
+                engine=engine,
+                accept_drop=accept_drop,
+                lock=lock,
+                progress=progress,
+                results=run.results,
+            )
+
+
+@contextmanager
+def _registry(*, needed: bool) -> Iterator[FeatureStore | None]:
+    """Yield the feature store; where it is out of reach and not `needed`, None."""
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(open_feature_store())
+        except PipelineError as error:
+            raise_if_stopped()
+            if needed:
+                raise
+            logger.warning("without lock and ledger: %s", error)
+            store = None
+        yield store

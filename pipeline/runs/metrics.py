@@ -1,0 +1,128 @@
+"""Prometheus metrics of a run, in a file for the textfile collector of node-exporter.
+
+Instants are metrics rather than ages: `time() - feature_store_view_newest_source_timestamp_seconds` is right at any
+time, also when no run comes any more.
+"""
+
+import glob
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Enum, Gauge, write_to_textfile
+
+from pipeline.base.errors import PipelineError
+from pipeline.base.fault_points import fault_point
+from pipeline.base.results import exit_code
+from pipeline.base.stop import Stopped, asked_to_stop, at_stop
+from pipeline.base.views import VIEW_NAMES
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import INTERRUPTED, Ledger, Publication, Run
+from pipeline.snapshots.parquet import remove_leftovers
+
+logger = logging.getLogger(__name__)
+
+VIEW_OUTCOMES = ["online", "snapshot only", "nothing written", "rejected", "failed"]
+_PREFIX = "feature_store"
+
+
+@contextmanager
+def measured(run: Run, path: Path | None) -> Iterator[None]:
+    """Write the metrics of `run`, which happens in the block, to `path` when it ends, however it ends.
+
+    Sets `run.exit_code`. A file that cannot be written is a warning.
+    """
+    started = time.monotonic()
+
+    def write(run: Run) -> None:
+        if path:
+            _write(run, time.monotonic() - started, path)
+
+    with at_stop(lambda stopped: write(replace(run, exit_code=stopped.exit_code, outcome=INTERRUPTED))):
+        try:
+            yield
+            run.exit_code = exit_code([run.results[view] for view in run.views])
+        except BaseException as error:
+            ended_by = asked_to_stop() or error
+            run.exit_code = ended_by.exit_code if isinstance(ended_by, PipelineError | Stopped) else 1
+            raise
+        finally:
+            write(run)
+
+
+def _write(run: Run, seconds: float, path: Path) -> None:
+    registry = CollectorRegistry()
+    _add_run(registry, run, seconds)
+    _add_results(registry, run)
+    _add_publications(registry, _last_publications())
+    try:
+        remove_leftovers(path.parent, f"{glob.escape(path.name)}.[0-9]*.[0-9]*")
+        fault_point("metrics: before")
+        write_to_textfile(str(path), registry)
+        fault_point("metrics: written")
+    except OSError as error:
+        logger.warning("Metrics file %s cannot be written: %s", path, error.strerror or error)
+
+
+def _last_publications() -> dict[str, Publication]:
+    """Return the last publication of each view, from the ledger: a run that fails must not hide the last good one."""
+    try:
+        with open_feature_store() as store:
+            return Ledger(store).last_publications()
+    except PipelineError as error:
+        logger.warning("Metrics without the times of the last publications: %s", error)
+        return {}
+
+
+def _add_run(registry: CollectorRegistry, run: Run, seconds: float) -> None:
+    def gauge(name: str, text: str, value: float) -> None:
+        Gauge(f"{_PREFIX}_run_{name}", text, registry=registry).set(value)
+
+    gauge("finished_timestamp_seconds", "When the last run ended.", time.time())
+    gauge("as_of_timestamp_seconds", "The as-of instant of the last run.", run.as_of.timestamp())
+    gauge("duration_seconds", "How long the last run took.", seconds)
+    gauge("exit_code", "The exit code of the last run: 0 is good, 75 that another one was busy.", run.exit_code or 0)
+
+
+def _add_results(registry: CollectorRegistry, run: Run) -> None:
+    """Add what the last run did with each view that it was asked for."""
+    outcome = Enum(
+        f"{_PREFIX}_view_outcome",
+        "What the last run did with the view.",
+        ["view"],
+        states=VIEW_OUTCOMES,
+        registry=registry,
+    )
+    gauges = {
+        attribute: Gauge(f"{_PREFIX}_view_{name}", text, ["view"], registry=registry)
+        for attribute, name, text in (
+            ("rows", "rows", "Rows of the view in the last run."),
+            ("rejected", "rejected_rows", "Rows that the last run left out."),
+            ("seconds", "duration_seconds", "Time that the last run spent on the view."),
+        )
+    }
+    for view, result in run.results.items():
+        if view in run.views:
+            outcome.labels(view).state(result.outcome)
+            for attribute, gauge in gauges.items():
+                gauge.labels(view).set(getattr(result, attribute))
+
+
+def _add_publications(registry: CollectorRegistry, publications: dict[str, Publication]) -> None:
+    """Add when, and as of when, each view was last published."""
+    gauges: dict[str, Any] = {
+        attribute: Gauge(f"{_PREFIX}_view_{name}", text, ["view"], registry=registry)
+        for attribute, name, text in (
+            ("finished_at", "last_success_timestamp_seconds", "When the view was last published."),
+            ("as_of", "as_of_timestamp_seconds", "The as-of instant of the view's published values."),
+            ("newest_source", "newest_source_timestamp_seconds", "The newest fact that the published values rest on."),
+        )
+    }
+    for view in VIEW_NAMES:
+        for attribute, gauge in gauges.items():
+            if moment := getattr(publications.get(view), attribute, None):
+                gauge.labels(view).set(moment.timestamp())

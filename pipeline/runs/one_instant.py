@@ -1,0 +1,311 @@
+"""One run: read the asked views as of one instant, keep their snapshots, publish them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore
+
+from pipeline.base.clock import ClockError, is_ahead
+from pipeline.base.errors import PipelineError, Unavailable
+from pipeline.base.fault_points import fault_point
+from pipeline.base.results import ViewResult
+from pipeline.base.retries import attempts, retrying_for
+from pipeline.base.settings import Settings
+from pipeline.base.stop import raise_if_stopped
+from pipeline.base.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
+from pipeline.online import publish as online
+from pipeline.online import verify
+from pipeline.registry.feast_store import registered_view
+from pipeline.registry.lock import RunLock
+from pipeline.snapshots import quality
+from pipeline.snapshots.files import (
+    newest_snapshot,
+    read_snapshot,
+    remove_unfinished,
+    snapshot_instant,
+    snapshot_path,
+    write_snapshot,
+)
+from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
+from pipeline.sources import extract
+from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.postgres import PostgresSource, open_postgres
+
+logger = logging.getLogger(__name__)
+
+# How many entities of each view are read back through Feast after publishing.
+VERIFIED_ENTITIES = 100
+
+# Told a view, what is being done with it, and a share of that between 0 and 1.
+Progress = Callable[[str, str, float], None]
+
+
+def materialize(
+    settings: Settings,
+    as_of: datetime,
+    views: list[str],
+    *,
+    store: FeatureStore | None = None,
+    engine: str = ENGINE_REDIS,
+    dry_run: bool = False,
+    accept_drop: bool = False,
+    lock: RunLock | None = None,
+    progress: Progress = lambda *_: None,
+    results: dict[str, ViewResult] | None = None,
+) -> list[ViewResult]:
+    """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
+
+    A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
+    one that the quality gate rejects, whose `rejected` rows go into quarantine; with `accept_drop` it may have fewer
+    rows and known values than before. Without `store` nothing is published, with `dry_run` nothing is written. Nothing
+    is published either once `lock` is lost. `engine`, one of `pipeline.base.views.ENGINES`, does the publishing. A
+    dictionary given as `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the
+    future of PostgreSQL.
+    """
+    run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
+    with retrying_for(settings.retry_seconds):
+        run.read()
+        run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
+        if not dry_run:
+            run.keep(store)
+    return [run.results[view] for view in views]
+
+
+class _Run:
+    """The state of one run. A step that fails fails its view, and what depends on it, but not the run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        as_of: datetime,
+        views: list[str],
+        engine: str,
+        lock: RunLock | None,
+        progress: Progress,
+        results: dict[str, ViewResult],
+    ) -> None:
+        self.settings = settings
+        self.as_of = as_of
+        self.views = views
+        self.engine = engine
+        self.lock = lock
+        self.progress = progress
+        # A view that was not asked for may still be read, because another one needs it.
+        self.results = results
+        self.results |= {view: ViewResult(view) for view in VIEW_NAMES}
+        self.raw: dict[str, pa.Table] = {}
+        self.snapshots: dict[str, pa.Table] = {}
+
+    def read(self) -> None:
+        """Read the databases and make the snapshots of the asked views in memory."""
+        self._read_postgres()
+        self._read_clickhouse()
+        created = datetime.now(UTC)
+        for view, complete in {
+            WORK_ORDERS: lambda: self.raw[WORK_ORDERS],
+            ASSETS: self._complete_assets,
+            TELEMETRY: self._complete_telemetry,
+        }.items():
+            if view not in self.views or view not in self.raw:
+                continue
+            with self._step(view, "combining"):
+                table = complete()
+                result = self.results[view]
+                result.rows = table.num_rows
+                result.newest_source = pc.max(table["newest_source_at"]).as_py()
+                self.snapshots[view] = extract.as_snapshot(view, table, created)
+
+    def check(self, *, accept_drop: bool, keep_rejected: bool) -> None:
+        """Take back the snapshots that break a rule of the quality gate, and set the rows aside that do.
+
+        Each view is judged by its own rows. What others take from it, anomaly counts and rated powers, the SQL bounds.
+        """
+        for view in list(self.snapshots):
+            with self._step(view, "checking"):
+                self._check(view, accept_drop, keep_rejected)
+
+    def keep(self, store: FeatureStore | None) -> None:
+        """Write the snapshots and, with `store`, publish those that are the newest of their view."""
+        remove_unfinished(self.settings.feature_data_dir)
+        for view in self.views:
+            if view in self.snapshots:
+                with self._step(view, "writing"):
+                    self._write(view, store)
+        newest = [view for view in self.views if store and self._is_newest(view)]
+        if not newest:
+            return
+        try:
+            online.check_online_store(store, self.engine)
+        except PipelineError as error:
+            self._fail(newest, error)
+            return
+        for view in newest:
+            with self._step(view, "publishing"):
+                self._publish(view, store)
+
+    def _read_postgres(self) -> None:
+        needed = [
+            view
+            for view, is_needed in (
+                (ASSETS, ASSETS in self.views or TELEMETRY in self.views),
+                (WORK_ORDERS, WORK_ORDERS in self.views),
+            )
+            if is_needed
+        ]
+        try:
+            for attempt in attempts():
+                # All views from one transaction: where it is lost, none of them counts.
+                with attempt, open_postgres(self.settings) as source:
+                    self._read_views(source, needed)
+        except ClockError:
+            raise
+        except PipelineError as error:
+            self._fail(needed, error)
+
+    def _read_views(self, source: PostgresSource, views: list[str]) -> None:
+        source.check_instant(self.as_of)
+        read = {}
+        for view in views:
+            self.results[view].error = None  # of an attempt before
+            with self._step(view, "reading", passing=(Unavailable,)):
+                read[view] = extract.extract_postgres(source, view, self.as_of)
+        self.raw |= read
+
+    def _read_clickhouse(self) -> None:
+        if ASSETS in self.views or TELEMETRY in self.views:
+            with self._step(TELEMETRY, "reading"), open_clickhouse(self.settings) as source:
+                self.raw[TELEMETRY] = extract.extract_telemetry(source, self.as_of, self.settings.bucket_seconds)
+
+    def _complete_assets(self) -> pa.Table:
+        if TELEMETRY not in self.raw:
+            if snapshot_path(self.settings.feature_data_dir, ASSETS, self.as_of).exists():
+                raise PipelineError("the snapshot of this instant stays: without telemetry a new one would know less")
+            self._note(ASSETS, "health_score is computed without its telemetry component")
+        return extract.complete_asset_features(self.raw[ASSETS], self.raw.get(TELEMETRY))
+
+    def _complete_telemetry(self) -> pa.Table:
+        assets = self.raw.get(ASSETS)
+        if assets is None:
+            path = newest_snapshot(self.settings.feature_data_dir, ASSETS, until=self.as_of)
+            if path is None:
+                raise PipelineError(
+                    "needs the assets of PostgreSQL, and there is no earlier snapshot of asset_features"
+                )
+            assets = read_snapshot(path, ["asset_id", "installed_capacity_kw"])
+            self._note(TELEMETRY, f"assets and their capacities are those of the asset_features snapshot {path.stem}")
+        telemetry = self.raw[TELEMETRY]
+        known = extract.complete_telemetry_features(telemetry, assets)
+        if not known.num_rows:
+            raise PipelineError(
+                f"PostgreSQL knows none of the {telemetry.num_rows} assets that have telemetry in ClickHouse: "
+                "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
+            )
+        return known
+
+    def _check(self, view: str, accept_drop: bool, keep_rejected: bool) -> None:
+        snapshot, data_dir = self.snapshots[view], self.settings.feature_data_dir
+        broken = quality.broken_rows(view, snapshot, [self.as_of])
+        if not broken and ASSETS in self.raw:
+            broken = quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])
+        if not broken and not accept_drop:
+            broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)
+        if not broken:
+            return
+        fault_point("quality: rejected")
+        del self.snapshots[view]
+        path = quarantine_path(data_dir, view, self.as_of) if keep_rejected else None
+        self.results[view].rejected = set_aside(snapshot, broken, path)
+        raise PipelineError(in_words(snapshot, broken, path))
+
+    def _write(self, view: str, store: FeatureStore | None) -> None:
+        if store:  # first of all: a view that is not registered cannot be published
+            registered_view(store, view)
+        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
+        self.results[view].bytes = write_snapshot(self.snapshots[view], path)
+        self.progress(view, "written", 1.0)
+
+    def _is_newest(self, view: str) -> bool:
+        """Return whether the snapshot of `view` has been written and is the newest; say so where it is not."""
+        if not self.results[view].bytes:
+            return False
+        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
+        newest = newest_snapshot(self.settings.feature_data_dir, view)
+        if newest and newest != path:
+            if is_ahead(snapshot_instant(newest)):
+                self._fail([view], _of_the_future(f"the snapshot {newest}"))
+                return False
+            self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
+            return False
+        return True
+
+    def _publish(self, view: str, store: FeatureStore) -> None:
+        if self.lock:
+            self.lock.check()
+        rows = self.snapshots[view].num_rows
+        done = online.publish(
+            store,
+            view,
+            self.as_of,
+            snapshot_path(self.settings.feature_data_dir, view, self.as_of),
+            engine=self.engine,
+            progress=lambda done: self.progress(view, "publishing", done / rows),
+        )
+        if done.removed:
+            self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
+        if done.newer:
+            published = registered_view(store, view).most_recent_end_time
+            if published and is_ahead(published):
+                raise _of_the_future(f"what is online as of {published.isoformat()}")
+            self._note(view, f"not published: the online store has newer values of {done.newer} of {rows} rows")
+            return
+        self._verify(view, store)
+        self.results[view].published = True
+        self.progress(view, "online", 1.0)
+
+    def _verify(self, view: str, store: FeatureStore) -> None:
+        """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
+        features = attempts()(verify.verify, store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
+        if wrong := [feature for feature in features if feature.wrong]:
+            raise PipelineError(
+                f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "
+                f"store are not those of the snapshot (first feature: {wrong[0].feature}): run "
+                "`materialize_features.py verify` for all of them, and publish again with the redis engine"
+            )
+
+    def _note(self, view: str, text: str, level: int = logging.WARNING) -> None:
+        logger.log(level, "%s: %s", view, text, extra={"view": view})
+
+    def _fail(self, views: list[str], error: PipelineError, stage: str | None = None) -> None:
+        raise_if_stopped()  # the error is only that of a library that was broken off
+        for view in views:
+            self.results[view].error = str(error)
+            self.progress(view, "failed", 1.0)
+        names = ", ".join(views)
+        logger.error("%s: %s", names, error, extra={"view": names} | ({"stage": stage} if stage else {}))
+
+    @contextmanager
+    def _step(self, view: str, stage: str, *, passing: tuple[type[PipelineError], ...] = ()) -> Iterator[None]:
+        """Do one thing for one view: its time counts for the view, its failure, but for one to pass on, fails it."""
+        raise_if_stopped()
+        self.progress(view, stage, 0.0)
+        started = time.monotonic()
+        try:
+            yield
+        except passing:  # none of them by default
+            raise
+        except PipelineError as error:
+            self._fail([view], error, stage)
+        finally:
+            self.results[view].seconds += time.monotonic() - started
+
+
+def _of_the_future(what: str) -> PipelineError:
+    return PipelineError(
+        f"not published: {what} is in the future, and nothing replaces it until then. If this machine's clock is right "
+        "now, it was wrong then: remove it"
+    )

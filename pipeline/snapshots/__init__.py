@@ -1,0 +1,1 @@
+"""The offline store: snapshot files, the quality gate before them, the quarantine beside them."""

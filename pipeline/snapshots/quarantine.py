@@ -1,0 +1,73 @@
+"""Where the rows go that a quality gate has rejected, and what is said of them.
+
+`<data dir>/quarantine/<view>/<as-of>.parquet`: the columns of a snapshot and `reason`, where no Feast source reads.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.snapshots.files import file_name
+from pipeline.snapshots.parquet import write_parquet
+from pipeline.snapshots.quality import BrokenRule
+
+
+def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
+    """Return where the rejected rows of `view` as of `as_of` are kept."""
+    return data_dir / "quarantine" / view / file_name(as_of)
+
+
+def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> int:
+    """Write `rejected_rows` to `path`, if there is one, over those of an earlier try, and return how many they are.
+
+    Raises `PipelineError` where the folder cannot be written.
+    """
+    rejected = rejected_rows(snapshot, broken)
+    if path:
+        write_parquet(rejected, path)
+    return rejected.num_rows
+
+
+def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
+    """Return the rows of `snapshot` that break a rule, each with all its rules as `reason`, then the missing assets."""
+    is_rejected = np.logical_or.reduce([rule.rows for rule in broken])
+    reasons = [pc.if_else(pa.array(rule.rows[is_rejected]), rule.text, None) for rule in broken]
+    reason = pc.binary_join_element_wise(*reasons, "; ", null_handling="skip")
+    rows = snapshot.filter(pa.array(is_rejected)).append_column("reason", reason)
+    # of a missing asset nothing is known but the key
+    nullable = pa.schema([field.with_nullable(True) for field in rows.schema])
+    missing = [
+        pa.table({"asset_id": rule.missing, "reason": pa.repeat(rule.text, len(rule.missing))})
+        for rule in broken
+        if len(rule.missing)
+    ]
+    return pa.concat_tables([rows.cast(nullable), *missing], promote_options="default")
+
+
+def in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> str:
+    """Return in one line which rules are broken, by how much and by which asset, where the rows are and what to do.
+
+    `path` is that of the quarantine, None where nothing is kept.
+    """
+    first, *others = broken
+    more = f" (rules broken besides: {len(others)})" if others else ""
+    kept = f" Rows and reasons: {path}." if path else ""
+    advice = (
+        "If the change is planned, run again with --accept-drop."
+        if all(rule.is_loss for rule in broken)
+        else "Correct the source and run again."
+    )
+    return f"rejected by the quality gate: {_rule(snapshot, first)}{more}.{kept} {advice}"
+
+
+def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
+    if len(rule.missing):
+        return f"{rule.text}: {len(rule.missing):,}, e.g. {rule.missing[0]}"
+    example = ""
+    if "asset_id" in snapshot.column_names:
+        example = f", e.g. asset {snapshot['asset_id'][int(np.argmax(rule.rows))]}"
+    return f"{rule.text} in {np.count_nonzero(rule.rows):,} of {snapshot.num_rows:,} rows{example}"

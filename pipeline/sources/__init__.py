@@ -1,0 +1,1 @@
+"""dCMMS's databases, and the extraction of the views from them."""

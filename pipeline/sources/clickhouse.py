@@ -1,0 +1,139 @@
+"""Reading dCMMS's ClickHouse: Arrow streams over HTTP(S), or from the embedded engine."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
+
+from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.fault_points import fault_point
+from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.retries import attempts
+from pipeline.base.settings import Settings
+
+# They log an error besides raising it, and every try.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+class ClickHouseSource:
+    """A connection whose errors are one line for a person."""
+
+    def __init__(self, client: Client, where: str, timeout_seconds: int) -> None:
+        self._client = client
+        self._where = where
+        self._settings = {"max_execution_time": timeout_seconds}
+
+    def stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        """Return the rows of `query` as a table of exactly `schema`; `parameters` are bound by the server.
+
+        Raises `PipelineError` where the server refuses the query, breaks off, or a column of `schema` is missing.
+        """
+        return attempts()(self._stream, query, parameters, schema)
+
+    def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        try:
+            with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
+                tables = [_cast(block, schema) for block in blocks]
+        except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
+            raise pipeline_error(error, f"ClickHouse {self._where}: {reason(error)}") from error
+        fault_point("clickhouse: read")
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+@contextmanager
+def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
+    """Yield a connection to the telemetry database and close it at the end.
+
+    Raises `PipelineError` where the server cannot be reached or does not accept the user.
+    """
+    arguments, where = connection_arguments(settings)
+    client = attempts()(_connect, arguments, where)
+    fault_point("clickhouse: connected")
+    try:
+        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
+    finally:
+        client.close()
+
+
+def _connect(arguments: Mapping[str, Any], where: str) -> Client:
+    try:
+        return clickhouse_connect.get_client(**arguments)
+    except (ClickHouseError, HTTPError, OSError) as error:
+        embedded = arguments.get("dsn", "").startswith("chdb:")
+        advice = (
+            "The embedded engine serves one process at a time: wait for the other one to end."
+            if embedded
+            else "Check CLICKHOUSE_CA_CERT, and that the server's certificate is of this host name and not expired."
+            if "CERTIFICATE" in str(error)
+            else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
+            "server is up."
+        )
+        raise pipeline_error(error, f"ClickHouse {where}: {reason(error)}. {advice}") from None
+
+
+def reason(error: BaseException) -> str:
+    """Return what the server or the connection said, without the request and the classes that urllib3 wraps it in."""
+    said = re.search(r"(\[SSL: .*?\(_ssl|\[Errno -?\d+\] [^'\")]*|Read timed out[^'\")]*)", str(error))
+    return first_line(Exception(said[1].removesuffix("(_ssl"))) if said else first_line(error)
+
+
+def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
+    """Return what `get_client` needs, and `database at place` for messages."""
+    common = {"database": settings.clickhouse_database, "autogenerate_session_id": False}
+    common |= _certificates(settings)
+    if settings.clickhouse_dsn:
+        dsn = settings.clickhouse_dsn.get_secret_value()
+        parts = urlsplit(dsn)
+        if parts.scheme == "chdb" and not Path(parts.path).is_dir():
+            raise PipelineError(
+                f"CLICKHOUSE_DSN: there is no directory {parts.path} (local stack: run `make up` and `make load`)"
+            )
+        place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
+        if parts.scheme == "chdb":
+            common = {"database": settings.clickhouse_database}
+        return {"dsn": dsn, **common}, f"{settings.clickhouse_database} at {place}"
+    host = settings.clickhouse_host or ""
+    parts = urlsplit(host if "//" in host else f"http://{host}")
+    secure = parts.scheme == "https"
+    port = parts.port or (8443 if secure else 8123)
+    return {
+        "host": parts.hostname,
+        "port": port,
+        "secure": secure,
+        "username": settings.clickhouse_user,
+        "password": settings.clickhouse_password.get_secret_value(),
+        "connect_timeout": 10,
+        "send_receive_timeout": settings.statement_timeout_seconds,
+        **common,
+    }, f"{settings.clickhouse_database} at {parts.hostname}:{port}"
+
+
+def _certificates(settings: Settings) -> dict[str, str]:
+    """Return whose certificates are trusted in place of the well-known ones, and the certificate of this client.
+
+    `strict`: the certificate is shown besides the password, which it replaces only where there is none.
+    """
+    paths = {
+        "ca_cert": settings.clickhouse_ca_cert,
+        "client_cert": settings.clickhouse_client_cert,
+        "client_cert_key": settings.clickhouse_client_cert_key,
+    }
+    arguments = {name: str(path) for name, path in paths.items() if path}
+    if "client_cert" in arguments and settings.clickhouse_password.get_secret_value():
+        arguments["tls_mode"] = "strict"
+    return arguments
+
+
+def _cast(block: pa.RecordBatch | pa.Table, schema: pa.Schema) -> pa.Table:
+    table = block if isinstance(block, pa.Table) else pa.Table.from_batches([block])
+    return table.select(schema.names).cast(schema)

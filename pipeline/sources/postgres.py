@@ -1,0 +1,198 @@
+"""Reading dCMMS's PostgreSQL: one read-only, repeatable-read transaction per run, `COPY` straight into Arrow."""
+
+import io
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+import psycopg2
+import psycopg2.extensions
+import pyarrow as pa
+import pyarrow.csv
+from psycopg2 import sql
+
+from pipeline.base.clock import CLOCK_TOLERANCE, ClockError
+from pipeline.base.errors import first_line
+from pipeline.base.fault_points import fault_point
+from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.retries import attempts
+from pipeline.base.settings import Settings
+from pipeline.base.stop import at_stop
+
+# Some sites have no wind turbines and no table for them. A common table expression of the same name stands in for it,
+# which works on a read replica too, where nothing can be created.
+_NO_WIND_TURBINES = (
+    "with wind_turbine_metadata as (select null::uuid as asset_id, null::numeric as rated_power_mw where false)"
+)
+# A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
+_SILENCE_SECONDS = 10
+# A host that vanished without a word is noticed within 90 s: idle, then 3 probes 10 s apart; milliseconds to be heard.
+_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 90_000}
+
+
+class PostgresSource:
+    """One snapshot of the database: every query of this object sees the same rows."""
+
+    def __init__(self, connection: psycopg2.extensions.connection, timeout_seconds: int) -> None:
+        self._connection = connection
+        self._where = _where(connection)
+        self._silence_seconds = timeout_seconds + _SILENCE_SECONDS
+        with connection.cursor() as cursor:
+            cursor.execute("select to_regclass('wind_turbine_metadata') is not null, clock_timestamp()")
+            self._has_wind_turbines, self._opened_at = cursor.fetchone()
+
+    def check_instant(self, as_of: datetime) -> None:
+        """Raise `ClockError` where `as_of` has not come yet by the clock of the database: it cannot know its facts."""
+        if as_of > self._opened_at + CLOCK_TOLERANCE:
+            raise ClockError(
+                f"The as-of instant {as_of.isoformat()} is in the future by the clock of PostgreSQL {self._where}, "
+                f"where it is {self._opened_at.isoformat(timespec='seconds')}: correct the clock that is wrong"
+            )
+
+    def copy(self, query: str, as_of: Sequence[datetime], schema: pa.Schema) -> pa.Table:
+        """Return the rows of `query` for the instants `as_of` as a table of exactly `schema`.
+
+        `query` reads its instants from the setting `feature_store.as_of`. Raises `Unavailable` where the connection is
+        lost, and the transaction with it, and `PipelineError` where the database refuses it or a column of `schema` is
+        missing.
+        """
+        prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
+        buffer = io.BytesIO()
+        try:
+            with (
+                _broken_off_after(self._silence_seconds, self._connection),
+                _nothing_printed(),
+                self._connection.cursor() as cursor,
+            ):
+                cursor.execute("savepoint before_copy")
+                cursor.execute(
+                    "select set_config('feature_store.as_of', %s, true)",
+                    (",".join(instant.isoformat() for instant in as_of),),
+                )
+                cursor.copy_expert(
+                    f"copy ({prefix} select * from ({query}) as extracted) to stdout (format csv, header)", buffer
+                )
+        except psycopg2.Error as error:
+            self._continue_transaction()
+            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+        fault_point("postgres: read")
+        buffer.seek(0)
+        return pa.csv.read_csv(
+            buffer,
+            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=schema,
+                include_columns=schema.names,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        ).cast(schema)
+
+    def plan(self, query: str) -> None:
+        """Have the server plan `query` without running it.
+
+        Raises `PipelineError` where a table, a column, a type, a function or a right is missing.
+        """
+        prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("select set_config('feature_store.as_of', '2026-01-01T00:00:00Z', true)")
+                cursor.execute(f"explain {prefix} select * from ({query}) as extracted")
+        except psycopg2.Error as error:
+            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+
+    def _continue_transaction(self) -> None:
+        """Let other queries see the same snapshot after one has failed, if the connection is still there."""
+        with (
+            suppress(psycopg2.Error),
+            _broken_off_after(_SILENCE_SECONDS, self._connection),
+            self._connection.cursor() as cursor,
+        ):
+            cursor.execute("rollback to savepoint before_copy")
+
+
+@contextmanager
+def open_postgres(settings: Settings) -> Iterator[PostgresSource]:
+    """Yield one consistent snapshot of dCMMS's database; the transaction is rolled back at the end.
+
+    Raises `PipelineError` where the server cannot be reached or does not accept the user.
+    """
+    connection, source = attempts()(_connect, settings)
+    try:
+        with at_stop(lambda _: connection.cancel()):  # libpq waits in C, out of reach of a signal handler
+            fault_point("postgres: connected")
+            yield source
+    finally:
+        connection.close()
+
+
+def _connect(settings: Settings) -> tuple[psycopg2.extensions.connection, PostgresSource]:
+    """Return a connection with its transaction begun, and what reads by it."""
+    connection = None
+    timeout_seconds = settings.statement_timeout_seconds
+    try:
+        connection = psycopg2.connect(
+            settings.database_url.get_secret_value(),
+            connect_timeout=10,
+            application_name="feature_store",
+            client_encoding="utf8",
+            **_KEEPALIVES,
+        )
+        connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with _broken_off_after(_SILENCE_SECONDS, connection), connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL(
+                    "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {}"
+                ).format(sql.Literal(timeout_seconds * 1000))
+            )
+            return connection, PostgresSource(connection, timeout_seconds)
+    except psycopg2.Error as error:
+        if connection:
+            connection.close()
+        text = f"PostgreSQL: {_reason(error)}. Check DATABASE_URL and that the server is up."
+        raise pipeline_error(error, text) from None
+
+
+@contextmanager
+def _broken_off_after(seconds: float, connection: psycopg2.extensions.connection) -> Iterator[None]:
+    """Break the connection off where the block takes longer; libpq itself would wait for an answer for ever."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as its_socket:
+        timer = threading.Timer(seconds, its_socket.shutdown, [socket.SHUT_RDWR])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep psycopg2 quiet: where a lost COPY has two errors it raises one, and prints that there was another."""
+    hook, sys.excepthook = sys.excepthook, lambda *_: None
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
+
+
+def _where(connection: psycopg2.extensions.connection) -> str:
+    info = connection.info
+    return f"{info.dbname} at {info.host}:{info.port}"
+
+
+def _reason(error: psycopg2.Error) -> str:
+    """Return what the server or driver said, in one line, with what to do about it; neither ever repeats a password."""
+    reason = (error.diag.message_primary if error.diag else None) or first_line(error)
+    if isinstance(error, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
+        return f"{reason}: is this a dCMMS database, and its schema on the search_path?"
+    if isinstance(error, psycopg2.errors.InsufficientPrivilege):
+        return f"{reason}: grant SELECT on it to this role"
+    if isinstance(error, psycopg2.errors.QueryCanceled):
+        return f"{reason}: raise STATEMENT_TIMEOUT_SECONDS"
+    return reason
