@@ -12,17 +12,27 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+)
 
-from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
-from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.retries import attempts
 from pipeline.base.settings import Settings
 
 # They log an error besides raising it, and every try.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+# TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, ALL_CONNECTION_TRIES_FAILED, KEEPER_EXCEPTION
+_PASSING_CODES = {202, 209, 210, 279, 999}
+# Of a proxy before the server; the driver keeps the status in the text only.
+_PASSING_STATUS = re.compile(r"HTTP status 50[234]\b")
 
 
 class ClickHouseSource:
@@ -45,7 +55,7 @@ class ClickHouseSource:
             with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
-            raise pipeline_error(error, f"ClickHouse {self._where}: {reason(error)}") from error
+            raise _failure(error, f"ClickHouse {self._where}: {reason(error)}") from error
         fault_point("clickhouse: read")
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
@@ -78,7 +88,22 @@ def _connect(arguments: Mapping[str, Any], where: str) -> Client:
             else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
             "server is up."
         )
-        raise pipeline_error(error, f"ClickHouse {where}: {reason(error)}. {advice}") from None
+        raise _failure(error, f"ClickHouse {where}: {reason(error)}. {advice}") from None
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether what the driver, urllib3 below it or the socket raised may not come again at the next attempt."""
+    if not isinstance(error, ClickHouseError):
+        return isinstance(error, ConnectionError | TimeoutError | HTTPError)
+    if getattr(error, "code", None) in _PASSING_CODES or _PASSING_STATUS.search(str(error)):
+        return True
+    cause = getattr(error.__cause__, "reason", error.__cause__)
+    is_broken_off = isinstance(cause, ProtocolError | NewConnectionError | ConnectTimeoutError)
+    return is_broken_off and not isinstance(cause, NameResolutionError)
+
+
+def _failure(error: Exception, text: str) -> PipelineError:
+    return Unavailable(text) if may_pass(error) else PipelineError(text)
 
 
 def reason(error: BaseException) -> str:

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg2 import sql
 
+from pipeline.base import libpq
 from pipeline.base.clock import CLOCK_TOLERANCE, ClockError
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
-from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.retries import attempts
 from pipeline.base.settings import Settings
 from pipeline.base.stop import at_stop
@@ -78,7 +78,7 @@ class PostgresSource:
                 )
         except psycopg2.Error as error:
             self._continue_transaction()
-            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+            raise _failure(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
         fault_point("postgres: read")
         buffer.seek(0)
         return pa.csv.read_csv(
@@ -104,7 +104,7 @@ class PostgresSource:
                 cursor.execute("select set_config('feature_store.as_of', '2026-01-01T00:00:00Z', true)")
                 cursor.execute(f"explain {prefix} select * from ({query}) as extracted")
         except psycopg2.Error as error:
-            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+            raise _failure(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
 
     def _continue_transaction(self) -> None:
         """Let other queries see the same snapshot after one has failed, if the connection is still there."""
@@ -155,7 +155,7 @@ def _connect(settings: Settings) -> tuple[psycopg2.extensions.connection, Postgr
         if connection:
             connection.close()
         text = f"PostgreSQL: {_reason(error)}. Check DATABASE_URL and that the server is up."
-        raise pipeline_error(error, text) from None
+        raise _failure(error, text) from None
 
 
 @contextmanager
@@ -179,6 +179,17 @@ def _nothing_printed() -> Iterator[None]:
         yield
     finally:
         sys.excepthook = hook
+
+
+def may_pass(error: psycopg2.Error) -> bool:
+    """Return whether what psycopg2 raised may not come again at the next attempt."""
+    # It has no other name than DatabaseError for a COPY whose connection is lost.
+    is_broken_off = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return (is_broken_off or type(error) is psycopg2.DatabaseError) and libpq.may_pass(error.pgcode, str(error))
+
+
+def _failure(error: psycopg2.Error, text: str) -> PipelineError:
+    return Unavailable(text) if may_pass(error) else PipelineError(text)
 
 
 def _where(connection: psycopg2.extensions.connection) -> str:
