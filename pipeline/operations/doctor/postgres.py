@@ -6,15 +6,12 @@ from contextlib import closing
 import psycopg2
 import psycopg2.extensions
 
-from features.failure_within_7d import LABEL_SQL
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.settings import REPOSITORY, Settings
-from pipeline.base.views import ASSETS, WORK_ORDERS
+from pipeline.base.settings import Settings
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.columns import OPTIONAL_TABLES, POSTGRES_COLUMNS
-from pipeline.sources.extract import backfill_query_of, query_of
+from pipeline.sources.columns import OPTIONAL_TABLES, postgres_columns, postgres_queries
 from pipeline.sources.postgres import PostgresSource
 
 POSTGRES = Subject("PostgreSQL")
@@ -97,7 +94,7 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
 def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
     def server_time() -> float:
         nonlocal row
-        cursor.execute(_SESSION, (list(POSTGRES_COLUMNS),))
+        cursor.execute(_SESSION, (list(postgres_columns()),))
         row = cursor.fetchone()
         return row[2]
 
@@ -121,12 +118,12 @@ def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
 
 def _columns(cursor: psycopg2.extensions.cursor) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the columns that are missing and those that this role may not read, by table."""
-    cursor.execute(_COLUMNS, (list(POSTGRES_COLUMNS),))
+    cursor.execute(_COLUMNS, (list(postgres_columns()),))
     found: dict[str, dict[str, bool]] = {}
     for table, column, is_readable in cursor.fetchall():
         found.setdefault(table, {})[column] = is_readable
     missing, unreadable = {}, {}
-    for table, columns in POSTGRES_COLUMNS.items():
+    for table, columns in postgres_columns().items():
         if table in OPTIONAL_TABLES and None in found[table]:
             continue
         missing[table] = [column for column in columns if column not in found[table]]
@@ -140,9 +137,9 @@ def _without_empty(lists: dict[str, list[str]]) -> dict[str, list[str]]:
 
 def _schema(missing: dict[str, list[str]]) -> Check:
     if not missing:
-        return POSTGRES.ok("schema", f"{len(POSTGRES_COLUMNS)} tables with every column that is read")
+        return POSTGRES.ok("schema", f"{len(postgres_columns())} tables with every column that is read")
     lost = [
-        table if len(columns) == len(POSTGRES_COLUMNS[table]) else ", ".join(f"{table}.{c}" for c in columns)
+        table if len(columns) == len(postgres_columns()[table]) else ", ".join(f"{table}.{c}" for c in columns)
         for table, columns in missing.items()
     ]
     return POSTGRES.fails(
@@ -162,10 +159,10 @@ def _rights(unreadable: dict[str, list[str]]) -> Check:
 def _queries(connection: psycopg2.extensions.connection) -> Check:
     """Have the server plan every query: it finds types and functions that it does not know."""
     source = PostgresSource(connection, STATEMENT_SECONDS)
-    queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
+    queries = postgres_queries()
     try:
-        for query in [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]:
+        for query in queries:
             source.plan(query)
     except PipelineError as error:
         return POSTGRES.fails("SQL", str(error), "compare the schema with the header of features/*.sql")
-    return POSTGRES.ok("SQL", f"{len(queries) + 1} queries can run")
+    return POSTGRES.ok("SQL", f"{len(queries)} queries can run")
