@@ -19,6 +19,7 @@ from feast import FeatureStore
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.retries import attempts
 from pipeline.registry.feast_store import registry_error
@@ -165,7 +166,7 @@ def _acquire(connection: Connection, project: str, wait: float | None) -> None:
     while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": lock_key(project)}):
         holder = lock_holder(connection, project)
         if time.monotonic() >= deadline:
-            waited = f" after {wait:g} s of waiting" if wait else ""
+            waited = f" after {duration(wait)} of waiting" if wait else ""
             advice = "try again later" if wait else "wait for it with --wait"
             raise LockHeld(f"Project {project} is busy{waited}: {holder or 'another run'} holds its lock; {advice}")
         if holder and holder != told:
