@@ -6,10 +6,17 @@ from urllib.parse import quote, quote_plus, unquote
 
 
 class PipelineError(Exception):
-    """Something that a person can put right. The text is one line: what failed, where, and what to do next."""
+    """Something that a person can put right. The text is one line: what failed, where, and what to do next.
+
+    The last may be given apart, as a sentence, for those who show it apart.
+    """
 
     # What the command that ends with it returns to the shell.
     exit_code = 1
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what, self.advice = what, advice
 
 
 class Unavailable(PipelineError):

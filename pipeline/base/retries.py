@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -86,5 +87,5 @@ class _Patience:
 
 
 def _give_up(state: RetryCallState) -> None:
-    error = state.outcome.exception()
-    raise PipelineError(str(error)) from error
+    error: Any = state.outcome.exception()
+    raise PipelineError(error.what, error.advice) from error

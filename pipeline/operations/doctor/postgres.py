@@ -1,7 +1,7 @@
 """dCMMS's PostgreSQL: reachable, new enough, and every table, column and right that the extraction needs."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 
 import psycopg2
 import psycopg2.extensions
@@ -12,7 +12,7 @@ from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.sources.columns import OPTIONAL_TABLES, postgres_columns, postgres_queries
-from pipeline.sources.postgres import PostgresSource
+from pipeline.sources.postgres import PostgresSource, open_postgres
 
 POSTGRES = Subject("PostgreSQL")
 OLDEST_VERSION = 16
@@ -45,27 +45,19 @@ where rolname = current_user
 
 def check_postgres(settings: Settings) -> Iterator[Check]:
     """Yield the checks of the database that `DATABASE_URL` names; nothing is written to it."""
-    try:
-        connection = psycopg2.connect(
-            settings.database_url.get_secret_value(),
-            connect_timeout=CONNECT_SECONDS,
-            application_name="feature_store doctor",
-            client_encoding="utf8",
-        )
-    except psycopg2.Error as error:
-        yield POSTGRES.fails(
-            "connection",
-            first_line(error),
-            "check DATABASE_URL (host, port, user, password, database), that the server is up and lets this host in",
-        )
-        yield POSTGRES.not_checked(("TLS", "version", "clock", "role", "schema", "rights", "SQL"), "no connection")
-        return
-    with closing(connection):
-        yield from _connected(connection)
+    limited = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_SECONDS})
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_postgres(limited, CONNECT_SECONDS))
+        except PipelineError as error:
+            yield POSTGRES.failed("connection", error)
+            yield POSTGRES.not_checked(("TLS", "version", "clock", "role", "schema", "rights", "SQL"), "no connection")
+            return
+        yield from _connected(source)
 
 
-def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
-    info = connection.info
+def _connected(source: PostgresSource) -> Iterator[Check]:
+    info = source.connection.info
     yield POSTGRES.ok("connection", f"{info.user}@{info.host}:{info.port}/{info.dbname}")
     yield check_transport(
         POSTGRES,
@@ -74,11 +66,8 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
         verified=info.ssl_in_use and info.dsn_parameters.get("sslmode") == "verify-full",
         fix="append ?sslmode=verify-full&sslrootcert=/path/to/ca.pem to DATABASE_URL",
     )
-    connection.set_session(readonly=True)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("set timezone = 'UTC'")
-            cursor.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
+        with source.connection.cursor() as cursor:
             yield from _sessions(cursor)
             missing, unreadable = _columns(cursor)
             yield _schema(missing)
@@ -86,7 +75,7 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
         if missing or unreadable:
             yield POSTGRES.not_checked(("SQL",), "needs the tables and rights above")
         else:
-            yield _queries(connection)
+            yield _queries(source)
     except psycopg2.Error as error:
         yield POSTGRES.fails("session", first_line(error), "look at the server's log; then run doctor again")
 
@@ -156,13 +145,12 @@ def _rights(unreadable: dict[str, list[str]]) -> Check:
     return POSTGRES.fails("rights", f"may not read {', '.join(unreadable)}", f"{grants}: see {_GRANTS}")
 
 
-def _queries(connection: psycopg2.extensions.connection) -> Check:
+def _queries(source: PostgresSource) -> Check:
     """Have the server plan every query: it finds types and functions that it does not know."""
-    source = PostgresSource(connection, STATEMENT_SECONDS)
     queries = postgres_queries()
     try:
         for query in queries:
             source.plan(query)
     except PipelineError as error:
-        return POSTGRES.fails("SQL", str(error), "compare the schema with the header of features/*.sql")
+        return POSTGRES.failed("SQL", error, "compare the schema with the header of features/*.sql")
     return POSTGRES.ok("SQL", f"{len(queries)} queries can run")
