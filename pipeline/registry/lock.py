@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from feast import FeatureStore
 from sqlalchemy import Connection, text
@@ -27,6 +28,7 @@ from pipeline.registry.feast_store import registry_error
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+_HOLDER = text(Path(__file__).with_name("lock_holder.sql").read_text(encoding="utf-8"))
 # Seconds after which PostgreSQL gives up a host that vanished without a word: idle, then 3 probes 10 s apart. The lock
 # is idle for the length of a run, which a server may be set to end sessions for.
 _SESSION = {
@@ -116,19 +118,7 @@ def lock_key(project: str) -> int:
 def lock_holder(connection: Connection, project: str) -> Holder | None:
     """Return who holds the lock of `project`, None if nobody does."""
     key = lock_key(project) % 2**64
-    row = connection.execute(
-        text(
-            """
-            select pid, nullif(application_name, ''), host(client_addr), backend_start at time zone 'UTC'
-            from pg_locks
-            left join pg_stat_activity using (pid)
-            where locktype = 'advisory' and granted and objsubid = 1
-                and database = (select oid from pg_database where datname = current_database())
-                and classid::bigint = :high and objid::bigint = :low
-            """
-        ),
-        {"high": key >> 32, "low": key % 2**32},
-    ).one_or_none()
+    row = connection.execute(_HOLDER, {"high": key >> 32, "low": key % 2**32}).one_or_none()
     return Holder(*row) if row else None
 
 

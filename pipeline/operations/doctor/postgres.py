@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg2
 import psycopg2.extensions
@@ -20,27 +21,8 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_extraction.sql"
-# Of each column that a table has: is this role allowed to read it?
-_COLUMNS = """
-select wanted.name, attribute.attname, has_column_privilege(attribute.attrelid, attribute.attnum, 'select')
-from unnest(%s) as wanted (name)
-left join pg_attribute as attribute
-    on attribute.attrelid = to_regclass(wanted.name) and attribute.attnum > 0 and not attribute.attisdropped
-"""
-_SESSION = """
-select
-    current_setting('server_version_num')::integer / 10000,
-    current_setting('server_version'),
-    extract(epoch from clock_timestamp())::double precision,
-    rolsuper
-    or coalesce(has_schema_privilege(current_schema(), 'create'), false)
-    or exists (
-        select from unnest(%s) as wanted (name)
-        where has_table_privilege(to_regclass(wanted.name), 'insert, update, delete, truncate')
-    )
-from pg_roles
-where rolname = current_user
-"""
+_COLUMNS = Path(__file__).with_name("postgres_columns.sql").read_text(encoding="utf-8")
+_SESSION = Path(__file__).with_name("postgres_session.sql").read_text(encoding="utf-8")
 
 
 def check_postgres(settings: Settings) -> Iterator[Check]:
@@ -83,7 +65,7 @@ def _connected(source: PostgresSource) -> Iterator[Check]:
 def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
     def server_time() -> float:
         nonlocal row
-        cursor.execute(_SESSION, (list(postgres_columns()),))
+        cursor.execute(_SESSION, {"tables": list(postgres_columns())})
         row = cursor.fetchone()
         return row[2]
 
@@ -107,7 +89,7 @@ def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
 
 def _columns(cursor: psycopg2.extensions.cursor) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the columns that are missing and those that this role may not read, by table."""
-    cursor.execute(_COLUMNS, (list(postgres_columns()),))
+    cursor.execute(_COLUMNS, {"tables": list(postgres_columns())})
     found: dict[str, dict[str, bool]] = {}
     for table, column, is_readable in cursor.fetchall():
         found.setdefault(table, {})[column] = is_readable
