@@ -39,8 +39,9 @@ test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, ser
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## write docs/features.md from the definitions
+docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from the definitions and the SQL
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
+	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
 lint: $(INSTALLED) ## style, the layers of the imports, the SQL
 	@$(BIN)/ruff check .

@@ -158,10 +158,10 @@ def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
     with open_clickhouse(settings) as clickhouse:
         if store_twice:
             rows = "select * from telemetry_aggregates where time_bucket = {start:DateTime('UTC')}"
-            clickhouse._client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
+            clickhouse.client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
 
         def scan() -> None:
-            with clickhouse._client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
+            with clickhouse.client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
                 for _ in blocks:
                     pass
 
