@@ -13,12 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import SPECS
 from pipeline.sources.clickhouse import ClickHouseSource
 from pipeline.sources.extract import backfill_query_of, query_of
-from pipeline.sources.queries import query_text
+from pipeline.sources.queries import FRAGMENTS, query_text
 
 _SQL = Path(__file__).parent / "sql"
 BUCKET_GAPS = query_text(_SQL / "bucket_gaps.sql")
@@ -84,7 +83,7 @@ def _telemetry_query(
         parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
     if blocks_with_copies:
         parameters["blocks_with_copies"] = list(blocks_with_copies)
-        once = query_text(REPOSITORY / "features" / "telemetry_once.sql")
+        once = query_text(FRAGMENTS / "telemetry_once.sql")
         query = f"with telemetry_aggregates as (\n{once})\nselect * from (\n{query})"
     return query, parameters
 
