@@ -49,8 +49,8 @@ lint: $(INSTALLED) ## style, the layers of the imports, the SQL
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
-	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \
-		features/backfill/telemetry_features.sql
+	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
+		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi

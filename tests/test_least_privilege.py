@@ -18,9 +18,9 @@ from pipeline import REPOSITORY
 from pipeline.base.specs import VIEWS
 from pipeline.online.redis.layout import RowEncoder
 from pipeline.registry.feast_store import open_feature_store
-from pipeline.sources import bucket_width, site_groups
 from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns, postgres_grants, postgres_queries
 from pipeline.sources.extract import query_of
+from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
 from tests.commands import invoke
 from tests.dcmms import asset_key
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
@@ -286,7 +286,7 @@ def _words(statement: str) -> list[str]:
 def test_telemetry_columns_are_those_that_the_queries_read() -> None:
     ddl = (REPOSITORY / "dev/sql/clickhouse.sql").read_text()
     columns = set(re.findall(r"(?m)^    (\w+) \w+", ddl))
-    queries = "\n".join([query_of(TELEMETRY), bucket_width._GAPS, site_groups._SITES])
+    queries = "\n".join([query_of(TELEMETRY), BUCKET_GAPS, ROWS_OF_SITES])
     assert set(TELEMETRY_COLUMNS) == columns & set(re.findall(r"\w+", re.sub(r"--.*", "", queries)))
 
 

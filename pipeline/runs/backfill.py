@@ -18,9 +18,9 @@ from pipeline.snapshots import quality
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
 from pipeline.sources import extract
-from pipeline.sources.bucket_width import check_bucket_width
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import check_bucket_width, read_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def backfill(
         for chunk in chunks_of(wanted):
             tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
-                tables[view] = extract.read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
+                tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
             for group in _gate_groups(chunk, max(table.num_rows for table in tables.values())):
                 made = {instant: _snapshots_of(settings, instant, views, tables, overwrite) for instant in group}
                 unsound = _unsound_views(made)

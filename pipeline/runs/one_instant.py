@@ -37,6 +37,7 @@ from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class _Materialization:
                 for view in views:
                     with self._step(view, "reading"):
                         seconds = self.settings.bucket_seconds
-                        self.raw[view] = extract.extract_telemetry(source, view, self.as_of, seconds)
+                        self.raw[view] = extract_telemetry(source, view, self.as_of, seconds)
         except PipelineError as error:
             self._fail(views, error, "reading")
 

@@ -15,10 +15,10 @@ from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.bucket_width import check_bucket_width
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse, reason
 from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE
 from pipeline.sources.extract import query_of
+from pipeline.sources.telemetry import check_bucket_width
 
 CLICKHOUSE = Subject("ClickHouse")
 CONNECT_SECONDS = 5
