@@ -81,9 +81,13 @@ class _Patience:
     def announce(self, state: RetryCallState) -> None:
         """Say that there will be another attempt; raises `Stopped` where a stop has caused the error."""
         raise_if_stopped()
-        logger.warning("%s; trying again in %.1f s", state.outcome.exception(), state.upcoming_sleep)
+        logger.warning("%s; trying again in %.1f s", _error(state), state.upcoming_sleep)
 
 
 def _give_up(state: RetryCallState) -> None:
-    error = state.outcome.exception()
+    error = _error(state)
     raise PipelineError(str(error)) from error
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -9,8 +9,10 @@ from pathlib import Path
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.infra.registry.sql import SqlRegistry
 from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from pydantic import ValidationError
+from sqlalchemy import Engine
 from yaml import MarkedYAMLError, YAMLError
 
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
@@ -60,8 +62,9 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     try:
         yield store
     finally:
-        for engine in {getattr(store.registry, name, None) for name in ("read_engine", "write_engine")} - {None}:
-            engine.dispose()
+        if isinstance(store.registry, SqlRegistry):
+            for engine in {store.registry.read_engine, store.registry.write_engine}:
+                engine.dispose()
 
 
 def _connected(config: RepoConfig) -> FeatureStore:
@@ -74,6 +77,16 @@ def _connected(config: RepoConfig) -> FeatureStore:
         )
         raise pipeline_error(error, text) from error
     return store
+
+
+def registry_engine(store: FeatureStore) -> Engine:
+    """Return the connections to the registry's database, which the lock and the ledger share.
+
+    Raises `PipelineError` where the registry is not in a database.
+    """
+    if not isinstance(store.registry, SqlRegistry):
+        raise PipelineError("Feast registry: the lock and the ledger need registry_type: sql in feature_store.yaml")
+    return store.registry.write_engine
 
 
 def registry_error(error: BaseException) -> PipelineError:

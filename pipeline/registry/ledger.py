@@ -25,6 +25,7 @@ from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts
 from pipeline.base.stop import asked_to_stop, at_stop
+from pipeline.registry.feast_store import registry_engine
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Ledger:
     """The rows of one project. Every method raises `PipelineError` where the database refuses."""
 
     def __init__(self, store: FeatureStore) -> None:
-        self._engine = store.registry.write_engine
+        self._engine = registry_engine(store)
         self._project = store.project
 
     def start(self, run: Run) -> None:
