@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.views import VIEW_NAMES
-from pipeline.registry.feast_store import registry_error
+from pipeline.registry.feast_store import registry_engine, registry_error
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.registry.lock import lock_holder
 
@@ -87,7 +87,7 @@ def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
     """Return `runs`, those as `died` that have not ended and whose session does not hold the lock any more."""
     try:
-        with store.registry.write_engine.connect() as connection:
+        with registry_engine(store).connect() as connection:
             holder = lock_holder(connection, store.project)
     except SQLAlchemyError as error:
         raise registry_error(error) from error

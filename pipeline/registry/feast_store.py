@@ -11,9 +11,11 @@ import psycopg
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.infra.registry.sql import SqlRegistry
 from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from pydantic import ValidationError
 from redis import Redis
+from sqlalchemy import Engine
 from yaml import MarkedYAMLError, YAMLError
 
 from pipeline import REPOSITORY
@@ -63,8 +65,9 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     try:
         yield store
     finally:
-        for engine in {getattr(store.registry, name, None) for name in ("read_engine", "write_engine")} - {None}:
-            engine.dispose()
+        if isinstance(store.registry, SqlRegistry):
+            for engine in {store.registry.read_engine, store.registry.write_engine}:
+                engine.dispose()
 
 
 def _connected(config: RepoConfig) -> FeatureStore:
@@ -75,6 +78,16 @@ def _connected(config: RepoConfig) -> FeatureStore:
         advice = "Check its path in feature_store.yaml, and that its database is up."
         raise registry_error(error, f"Feast registry: {first_line(error)}. {advice}") from error
     return store
+
+
+def registry_engine(store: FeatureStore) -> Engine:
+    """Return the connections to the registry's database, which the lock and the ledger share.
+
+    Raises `PipelineError` where the registry is not in a database.
+    """
+    if not isinstance(store.registry, SqlRegistry):
+        raise PipelineError("Feast registry: the lock and the ledger need registry_type: sql in feature_store.yaml")
+    return store.registry.write_engine
 
 
 def registry_error(error: Exception, text: str | None = None) -> PipelineError:

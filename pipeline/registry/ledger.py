@@ -24,7 +24,7 @@ from pipeline.base.fault_points import fault_point
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts
 from pipeline.base.stop import asked_to_stop, at_stop
-from pipeline.registry.feast_store import registry_error
+from pipeline.registry.feast_store import registry_engine, registry_error
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Ledger:
     """The rows of one project. Every method raises `PipelineError` where the database refuses."""
 
     def __init__(self, store: FeatureStore) -> None:
-        self._engine = store.registry.write_engine
+        self._engine = registry_engine(store)
         self._project = store.project
 
     def start(self, run: Run) -> None:

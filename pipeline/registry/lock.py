@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.retries import attempts
-from pipeline.registry.feast_store import registry_error
+from pipeline.registry.feast_store import registry_engine, registry_error
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLoc
 
 def _connect(store: FeatureStore) -> Connection:
     """Return a connection of its own, outside of the pool, that says who it is."""
-    connection = store.registry.write_engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection = registry_engine(store).connect().execution_options(isolation_level="AUTOCOMMIT")
     connection.detach()
     name = f"materialize_features {os.getpid()}@{socket.gethostname()}"[:63]
     for setting, value in {**_SESSION, "application_name": name}.items():

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import feast
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
-from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType, _versioned_fv_name
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from redis import Redis, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
@@ -124,7 +125,8 @@ def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, pat
 
 def redis_client(store: FeatureStore) -> Redis:
     """Return the client that Feast's Redis store makes from feature_store.yaml."""
-    return store._get_provider().online_store._get_client(store.config.online_store)
+    online_store = cast(RedisOnlineStore, store._get_provider().online_store)
+    return cast(Redis, online_store._get_client(store.config.online_store))
 
 
 def row_encoder(store: FeatureStore, view: FeatureView) -> RowEncoder:

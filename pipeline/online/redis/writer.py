@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from socket import socket
+from typing import Any, cast
 
 import hiredis
 import pyarrow as pa
@@ -110,7 +112,7 @@ def connect(client: Redis) -> Iterator[AbstractConnection]:
 
     It never gets into the client's pool: half a transaction may be on it.
     """
-    connection = client.connection_pool.make_connection()
+    connection = cast(AbstractConnection, client.connection_pool.make_connection())
     connection.retry = Retry(NoBackoff(), 0)
     try:
         connection.connect()
@@ -124,6 +126,7 @@ class _Transactions:
 
     def __init__(self, connection: AbstractConnection, project: str, stamp_field: bytes, stamp: bytes) -> None:
         self._connection = connection
+        self._socket = cast(socket, connection._sock)
         self._reader = hiredis.Reader()
         self._stamp = bulk_strings(stamp_field, stamp)
         self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
@@ -178,9 +181,9 @@ class _Transactions:
             written.rows += stop - start
             written.newer += executed[0]
 
-    def _reply(self) -> object:
+    def _reply(self) -> Any:
         while (reply := self._reader.gets()) is False:
-            data = self._connection._sock.recv(1 << 16)
+            data = self._socket.recv(1 << 16)
             if not data:
                 raise ConnectionResetError("Redis closed the connection")
             self._reader.feed(data)
