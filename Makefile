@@ -50,6 +50,7 @@ lint: $(INSTALLED) ## style, the layers of the imports, the SQL
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \
 		features/backfill/telemetry_features.sql
+	@$(BIN)/sqlfluff lint --dialect duckdb pipeline/snapshots/as_of_join.sql pipeline/snapshots/features_of.sql
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi

@@ -315,7 +315,7 @@ Examples:
 @click.option(
     "--entities",
     type=click.Path(path_type=Path),
-    help="Parquet file of asset_id, event_timestamp: these rows instead of all assets from --start to --end.",
+    help="Parquet file of asset_id, event_timestamp and what else is kept: these rows, not all from --start to --end.",
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
 @click.option(
