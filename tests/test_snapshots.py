@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipeline.base.schemas import TIMESTAMP
 
 from pipeline.base.errors import PipelineError
+from pipeline.base.specs import TIMESTAMP
 from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, snapshots, snapshots_between
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.schemas import TIMESTAMP
+from pipeline.base.specs import TIMESTAMP
 from pipeline.snapshots.files import EARLIEST, is_whole, snapshot_instant, snapshots
 
 logger = logging.getLogger(__name__)
