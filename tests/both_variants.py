@@ -56,7 +56,7 @@ class BothVariants:
     def extract(self, as_of: datetime, width: timedelta) -> dict[str, Views]:
         """Return the snapshots of all views as of `as_of` by variant, as a run would write them."""
         with open_clickhouse(self._settings["n"]) as source:
-            telemetry = extract.extract_telemetry(source, as_of, int(width.total_seconds()))
+            telemetry = extract.extract_telemetry(source, "telemetry_features", as_of, int(width.total_seconds()))
         return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
 
     def read_postgres(self, variant: str, view: str, instants: Sequence[datetime]) -> pa.Table:

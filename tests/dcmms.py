@@ -161,7 +161,7 @@ class Dcmms:
         """Return the rows that the SQL of `view` gives as of `as_of`, ordered by asset."""
         if view == "telemetry_features":
             with open_clickhouse(self.settings) as source:
-                return extract.extract_telemetry(source, as_of, self.settings.bucket_seconds).to_pylist()
+                return extract.extract_telemetry(source, view, as_of, self.settings.bucket_seconds).to_pylist()
         with open_postgres(self.settings) as source:
             return extract.extract_postgres(source, view, as_of).to_pylist()
 

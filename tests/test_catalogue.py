@@ -9,8 +9,8 @@ from feast import Field
 from features.fields import feature
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 
 COMMITTED = (REPOSITORY / "docs" / "features.md").read_text(encoding="utf-8")
 FIELDS = [(view, field) for view in VIEWS.values() for field in view.features]

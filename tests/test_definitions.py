@@ -10,9 +10,9 @@ from feast.types import Float32, Float64, Int32, String
 
 from entities import asset, site, work_order
 from features.services import predictive_maintenance_v1
-from pipeline.base.schemas import TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.base.settings import REPOSITORY
-from pipeline.sources.extract import extracted_schema, query_of
+from pipeline import REPOSITORY
+from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.sources.extract import query_of
 from tests.dcmms import Dcmms, T
 
 # The contract, by hand: names, types and units, in the order of the columns.
@@ -261,7 +261,7 @@ COMPUTED = {"capacity_factor_7d", "capacity_factor_30d"}
 def test_sql_returns_the_fields(dcmms: Dcmms, view: str) -> None:
     read = columns_of_clickhouse if ENGINES[view] == "clickhouse" else columns_of_postgres
     columns = read(dcmms, view)
-    schema = extracted_schema(view)
+    schema = SPECS[view].extracted_schema
     in_sql_order = [schema.field("event_timestamp"), schema.field("asset_id"), *list(schema)[2:]]
     assert columns == [(field.name, field.type) for field in in_sql_order]
 

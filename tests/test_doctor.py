@@ -20,8 +20,8 @@ import pipeline.operations.doctor.clickhouse as clickhouse_checks
 import pipeline.operations.doctor.postgres as postgres_checks
 from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
-from pipeline.base.schemas import VIEWS
 from pipeline.base.settings import load_settings
+from pipeline.base.specs import VIEWS
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject

@@ -15,9 +15,8 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from features.failure_within_7d import LABEL_SQL
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
-from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 from pipeline.online.redis.layout import RowEncoder
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.sources import bucket_width, site_groups
@@ -26,6 +25,8 @@ from pipeline.sources.extract import backfill_query_of, query_of
 from tests.commands import invoke
 from tests.dcmms import asset_key
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
+
+ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 
 
 def test_everything_works_with_these_roles(

@@ -4,8 +4,7 @@ from feast import FeatureService, FeatureView, Field
 
 from features.failure_within_7d import LABEL, LABEL_SQL
 from features.fields import range_of
-from features.services import predictive_maintenance_v1
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 
 _HEAD = """\
 # Feature catalogue
@@ -40,7 +39,7 @@ def catalogue() -> str:
         _HEAD,
         *(_view_section(view) for view in VIEWS.values()),
         _LABEL,
-        _service_section(predictive_maintenance_v1),
+        *(_service_section(service) for service in SERVICES.values()),
     ]
     return "\n".join(parts)
 

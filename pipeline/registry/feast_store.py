@@ -13,12 +13,12 @@ from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from pydantic import ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
+from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.base.errors import PipelineError, first_line, redacted
 from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.retries import attempts
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline.base.specs import VIEWS
 
 
 def load_store_config(path: Path | None = None) -> RepoConfig:

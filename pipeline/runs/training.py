@@ -25,10 +25,11 @@ from feast.repo_config import RepoConfig
 from numpy.typing import NDArray
 
 from features.failure_within_7d import LABEL, LABEL_HORIZON, LABEL_SQL
-from pipeline.base.errors import PipelineError, first_line
+from pipeline import REPOSITORY
+from pipeline.base.errors import PipelineError, WrongOption, first_line
 from pipeline.base.retries import retrying_for
-from pipeline.base.schemas import TIMESTAMP, snapshot_schema
-from pipeline.base.settings import REPOSITORY, Settings
+from pipeline.base.settings import Settings
+from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.registry.feast_store import open_feature_store, registered_view, registry_error
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -50,17 +51,17 @@ _ROW = "entity_row"
 def entity_frame(assets: Sequence[str], start: datetime, end: datetime, every: timedelta = WEEK) -> pa.Table:
     """Return one row per asset and instant `start`, `start + every`, ... before `end`; columns as `FRAME_SCHEMA`.
 
-    Raises `PipelineError` where an instant has no time zone, `start` is not before `end` or `every` not positive.
+    Raises `WrongOption` where an instant has no time zone, `start` is not before `end` or `every` not positive.
     """
     for name, instant in (("start", start), ("end", end)):
         if instant.tzinfo is None:
-            raise PipelineError(
+            raise WrongOption(
                 f"The {name} {instant.isoformat()} has no time zone: write {instant.isoformat()}Z for UTC"
             )
     if start >= end:
-        raise PipelineError(f"The start {start.isoformat()} is not before the end {end.isoformat()}")
+        raise WrongOption(f"The start {start.isoformat()} is not before the end {end.isoformat()}")
     if every <= timedelta(0):
-        raise PipelineError(f"Instants cannot be {every} apart: a step is longer than nothing")
+        raise WrongOption(f"Instants cannot be {every} apart: a step is longer than nothing")
     instants = np.arange(_utc(start), _utc(end), np.timedelta64(every))
     columns = [np.tile(np.asarray(assets, dtype=object), len(instants)), np.repeat(instants, len(assets))]
     return pa.table([pa.array(columns[0], pa.string()), pa.array(columns[1]).cast(TIMESTAMP)], schema=FRAME_SCHEMA)

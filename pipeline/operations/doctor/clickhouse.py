@@ -10,9 +10,8 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import TIMESTAMP
 from pipeline.base.settings import Settings
-from pipeline.base.views import TELEMETRY
+from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
@@ -116,14 +115,14 @@ def _visible_columns(client: Client) -> set[str]:
 
 
 def _query(client: Client, settings: Settings) -> Check:
-    """Have the server plan the query: it finds functions and rights that are missing."""
+    """Have the server plan each query: it finds functions and rights that are missing."""
     parameters = {"as_of": datetime.now(UTC), "offsets": [0], "bucket_seconds": settings.bucket_seconds, "sites": []}
-    try:
-        client.query(f"explain {query_of(TELEMETRY)}", parameters=parameters)
-    except ClickHouseError as error:
-        return CLICKHOUSE.fails(
-            "SQL", reason(error), f"compare the table with features/{TELEMETRY}.sql, the rights with {_GRANTS}"
-        )
+    for view in (spec for spec in SPECS.values() if spec.engine == "clickhouse"):
+        try:
+            client.query(f"explain {query_of(view.name)}", parameters=parameters)
+        except ClickHouseError as error:
+            fix = f"compare the table with {view.definition.tags['sql']}, the rights with {_GRANTS}"
+            return CLICKHOUSE.fails("SQL", reason(error), fix)
     return CLICKHOUSE.ok("SQL", "the query can run")
 
 

@@ -7,9 +7,10 @@ import psycopg2
 import psycopg2.extensions
 
 from features.failure_within_7d import LABEL_SQL
+from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.settings import REPOSITORY, Settings
-from pipeline.base.views import ASSETS, WORK_ORDERS
+from pipeline.base.settings import Settings
+from pipeline.base.specs import SPECS
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
@@ -162,7 +163,7 @@ def _rights(unreadable: dict[str, list[str]]) -> Check:
 def _queries(connection: psycopg2.extensions.connection) -> Check:
     """Have the server plan every query: it finds types and functions that it does not know."""
     source = PostgresSource(connection, STATEMENT_SECONDS)
-    queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
+    queries = [make(v) for v, s in SPECS.items() if s.engine == "postgresql" for make in (query_of, backfill_query_of)]
     try:
         for query in [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]:
             source.plan(query)

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from pipeline.base.errors import first_line
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS
 from pipeline.online.redis.engine import advice_for
 from pipeline.online.redis.layout import RowEncoder

@@ -17,9 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import entities as declared_entities
 from data_sources import snapshots_of
-from features.services import predictive_maintenance_v1
 from pipeline.base.errors import first_line
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.ledger import RUNS
@@ -186,7 +185,7 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
     yield (
         "feature service",
         registered(feature_services.c.feature_service_proto, FeatureServiceProto, FeatureService),
-        {predictive_maintenance_v1.name: predictive_maintenance_v1},
+        SERVICES,
     )
 
 
