@@ -1,12 +1,12 @@
 """The quality gate between extraction and publishing: what every snapshot keeps to, made of the definitions.
 
-Row by row: key, instant, and the NULLs and ranges of the fields' tags. As a whole: the columns, the assets that exist,
-and the rows and known values of the previous snapshot.
+Row by row: key, instant, and the NULLs and ranges of the fields' tags; where a few rows break a rule, the others go
+on. As a whole: the columns, the assets that exist, and the rows and known values of the previous snapshot.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import zip_longest
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots.files import newest_snapshot, read_snapshot
+from pipeline.snapshots.files import newest_snapshot, read_snapshot, with_set_aside
 
 logger = logging.getLogger(__name__)
 
 # An asset or two more or less are a change, not a failure, whatever share of a small fleet they are.
 SMALLEST_LOSS = 3
+
+# Nor are two or three odd rows.
+FEW_ROWS = 3
 
 _UUID_TEXT = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _NO_ASSETS = pa.array([], pa.string())
@@ -48,8 +51,27 @@ class BrokenRule:
 # Row by row -----------------------------------------------------------------------------------------------------
 
 
-def broken_rows(view: str, snapshot: pa.Table, instants: Sequence[datetime]) -> list[BrokenRule]:
-    """Return the rules that rows of `snapshot`, of `view` as of `instants`, break by themselves; none for a sound one.
+def split(
+    view: str, snapshot: pa.Table, as_of: datetime, max_rejected: float
+) -> tuple[pa.Table | None, list[BrokenRule]]:
+    """Return the rows of `snapshot`, of `view` as of `as_of`, that break no rule by themselves, and the broken rules.
+
+    The rows tell which entities have been set aside (`pipeline.snapshots.files.set_aside_in`). They are None where
+    these are more than the share `max_rejected` and than `FEW_ROWS`, or all: then something is wrong with the view.
+    """
+    broken = broken_rows(view, snapshot, as_of)
+    if not broken:
+        return snapshot, []
+    is_broken = np.logical_or.reduce([rule.rows for rule in broken])
+    count, rows = np.count_nonzero(is_broken), snapshot.num_rows
+    if count == rows or (count > FEW_ROWS and count / rows > max_rejected):
+        return None, broken
+    keys = snapshot[SPECS[view].key].filter(is_broken)
+    return with_set_aside(snapshot.filter(pa.array(~is_broken)), keys), broken
+
+
+def broken_rows(view: str, snapshot: pa.Table, as_of: datetime) -> list[BrokenRule]:
+    """Return the rules that rows of `snapshot`, of `view` as of `as_of`, break by themselves; none for a sound one.
 
     Where the columns are not those of the definition, that is the only rule: nothing else can be said of them.
     """
@@ -61,22 +83,20 @@ def broken_rows(view: str, snapshot: pa.Table, instants: Sequence[datetime]) -> 
         return [BrokenRule(text, np.ones(snapshot.num_rows, dtype=bool))]
     return [
         BrokenRule(text, pc.fill_null(is_broken, False).to_numpy())
-        for text, is_broken in _row_rules(view, snapshot, instants)
+        for text, is_broken in _row_rules(view, snapshot, as_of)
         if pc.any(is_broken).as_py()
     ]
 
 
-def _row_rules(view: str, snapshot: pa.Table, instants: Sequence[datetime]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+def _row_rules(view: str, snapshot: pa.Table, as_of: datetime) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """Yield each rule of `view` in words, and whether a row breaks it; NULL where there is nothing to judge."""
-    features = VIEWS[view].features
-    never_null = {"asset_id", "event_timestamp", "created"} | {f.name for f in features if f.tags["null"] == NEVER}
+    key, features = SPECS[view].key, VIEWS[view].features
+    never_null = {key, "event_timestamp", "created"} | {f.name for f in features if f.tags["null"] == NEVER}
     ranges = {f.name: range_of(f) for f in features if f.dtype != String}
-    ids, times = snapshot["asset_id"], snapshot["event_timestamp"]
-    keys = pc.binary_join_element_wise(ids, times.cast(pa.int64()).cast(pa.string()), " ")
-    yield "asset_id is no lower-case uuid", pc.invert(pc.match_substring_regex(ids, _UUID_TEXT))
-    yield "asset_id is not unique", _is_repeated(keys)
-    is_other = pc.invert(pc.is_in(times, value_set=pa.array(instants, TIMESTAMP)))
-    yield "event_timestamp is not the as-of instant", pc.and_(is_other, times.is_valid())
+    yield f"{key} is no lower-case uuid", pc.invert(pc.match_substring_regex(snapshot[key], _UUID_TEXT))
+    yield f"{key} is not unique", _is_repeated(snapshot[key])
+    is_other = pc.not_equal(snapshot["event_timestamp"], pa.scalar(as_of, TIMESTAMP))
+    yield "event_timestamp is not the as-of instant", is_other
     for name in snapshot.column_names:
         if name in never_null:
             yield f"{name} is NULL", snapshot[name].is_null()
@@ -103,7 +123,10 @@ def _is_outside(column: pa.ChunkedArray, allowed: Range) -> pa.ChunkedArray:
 
 
 def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list[BrokenRule]:
-    """Return where `snapshot` has other assets than `assets`, those that exist; one may have no telemetry."""
+    """Return where `snapshot` has other assets than `assets`, those that exist; one may have no telemetry.
+
+    Rows that are set aside belong to it: their assets are not missing.
+    """
     existing, present = pc.unique(assets), snapshot["asset_id"].combine_chunks()
     unknown = pc.invert(pc.is_in(present, value_set=existing)).to_numpy(zero_copy_only=False)
     missing = (
@@ -120,8 +143,8 @@ def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list
 def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_drop: float) -> list[BrokenRule]:
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
-    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them. Nothing is lost where
-    there is no earlier snapshot, or a damaged one, which is logged.
+    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them; rows that are set aside
+    are not lost. Nothing is lost where there is no earlier snapshot, or a damaged one, which is logged.
     """
     path = newest_snapshot(data_dir, view, until=as_of - timedelta(microseconds=1))
     if path is None:
@@ -138,8 +161,9 @@ def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) ->
     rows, rows_before = snapshot.num_rows, footer.num_rows
     lost = rows_before - rows
     if lost >= SMALLEST_LOSS and lost > max_drop * rows_before:
-        keys = read_snapshot(path, ["asset_id"])["asset_id"].combine_chunks()
-        gone = keys.filter(pc.invert(pc.is_in(keys, value_set=snapshot["asset_id"].combine_chunks())))
+        key = SPECS[view].key
+        keys = read_snapshot(path, [key])[key].combine_chunks()
+        gone = keys.filter(pc.invert(pc.is_in(keys, value_set=snapshot[key].combine_chunks())))
         text = f"{rows:,} rows where the snapshot {path.stem} has {rows_before:,}: assets are gone"
         yield BrokenRule(text, _none_of(snapshot), gone, is_loss=True)
     if not rows or not rows_before:
