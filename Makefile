@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults bench docs lint clean
+.PHONY: help demo demo-wind up down load test test-properties test-faults bench docs \
+	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,28 +40,61 @@ test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, ser
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## write docs/features.md from the definitions
+docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from the definitions and the SQL
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
+	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
-lint: $(INSTALLED) ## style, the layers of the imports, the SQL
+# .pre-commit-config.yaml runs the same pieces, each where its files change.
+lint: lint-python lint-layers lint-sql ## style, the layers of the imports, the SQL
+
+lint-python: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+lint-layers: $(INSTALLED)
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+lint-sql: $(INSTALLED)
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
-	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \
-		features/backfill/telemetry_features.sql
+	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
+		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
+
+types: $(INSTALLED) ## the types of features/, pipeline/ and the command, strictly
+	@$(BIN)/mypy
+
+# Versions stay as they are locked where the requirements still allow them. Every platform's hashes, and no address.
+LOCK = $(BIN)/uv pip compile --quiet --no-config --universal --fork-strategy fewest --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock" $(ARGS)
+
+lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade for the newest versions
+	$(MAKE_VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input $$(grep '^uv==' requirements-dev.txt)
+	@$(LOCK) --output-file requirements.lock requirements.txt
+	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .pytest_cache .ruff_cache .hypothesis feast_monitoring
+	@rm -rf .local $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made again only when the requirements change. -qq: errors only, not what pip thinks of the machine.
-$(INSTALLED): requirements.txt requirements-dev.txt
+# A virtual environment, if there is none that works.
+define MAKE_VENV
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 		{ echo "this needs Python 3.11: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "installing the requirements into $(VENV) (a minute or two, once)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -r requirements-dev.txt
-	@touch $@
+endef
+
+# Made again only when the locks change. A dot for every fifth package; of what pip thinks of the machine nothing is
+# said unless it fails. The lock is complete, so nothing is resolved; modules are compiled when they are first imported.
+$(INSTALLED): requirements.lock requirements-dev.lock
+	@echo "installing the requirements into $(VENV) (a minute or two, once)"
+	$(MAKE_VENV)
+	@rm -f $@
+	@printf '  fetching '; \
+	{ $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps --no-compile --require-hashes \
+		-r requirements-dev.lock 2>$(VENV)/install.err && touch $@; } | { n=0; while read -r word _; do case $$word in \
+		Collecting | Requirement) n=$$((n + 1)); [ $$((n % 5)) != 0 ] || printf .;; \
+		Installing) printf ' unpacking';; \
+	esac; done; echo; }; \
+	[ -e $@ ] || { cat $(VENV)/install.err >&2; exit 1; }

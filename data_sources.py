@@ -21,7 +21,8 @@ def data_dir() -> Path:
     As for the job, the environment wins over `.env` (or the file that `FEATURE_STORE_ENV_FILE` names).
     """
     settings = dotenv_values(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env") | os.environ
-    return (REPOSITORY / settings.get("FEATURE_DATA_DIR", "data")).resolve()
+    directory = settings.get("FEATURE_DATA_DIR")
+    return (REPOSITORY / ("data" if directory is None else directory)).resolve()
 
 
 def snapshots_of(view: str) -> FileSource:

@@ -151,22 +151,22 @@ def extract_views(runs: int) -> dict:
 def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
     """Return the medians for telemetry_features, after the buckets of the instant `store_twice` were stored again."""
     from pipeline.base.settings import load_settings
-    from pipeline.sources import extract
+    from pipeline.sources import telemetry
     from pipeline.sources.clickhouse import open_clickhouse
 
     settings = load_settings()
     with open_clickhouse(settings) as clickhouse:
         if store_twice:
             rows = "select * from telemetry_aggregates where time_bucket = {start:DateTime('UTC')}"
-            clickhouse._client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
+            clickhouse.client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
 
         def scan() -> None:
-            with clickhouse._client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
+            with clickhouse.client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
                 for _ in blocks:
                     pass
 
         seconds = settings.bucket_seconds
-        return _in_turns(runs, scan, partial(extract.extract_telemetry, clickhouse, TELEMETRY, AS_OF, seconds))
+        return _in_turns(runs, scan, partial(telemetry.extract_telemetry, clickhouse, TELEMETRY, AS_OF, seconds))
 
 
 def _in_turns(runs: int, floor: Callable[[], object], extraction: Callable[[], object]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The health score of an asset by dCMMS's own scoring rules: the one feature that needs both databases."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -53,7 +55,11 @@ def _alarm_tail(count: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(30 - 2 * (count - 10), 10)
 
 
-def _points(values: NDArray[np.float64], steps: dict[int, int], tail) -> NDArray[np.float64]:
+def _points(
+    values: NDArray[np.float64],
+    steps: dict[int, int],
+    tail: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
     """Return the points of the first step whose upper limit holds a value, `tail(value)` above the last; NaN as NaN."""
     conditions = [np.isnan(values), *(values <= limit for limit in steps)]
     return np.select(conditions, [np.nan, *map(float, steps.values())], default=tail(values))

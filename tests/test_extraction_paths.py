@@ -22,8 +22,8 @@ from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, snapshot_schema
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, write_snapshot
 from pipeline.sources.clickhouse import connection_arguments, open_clickhouse
-from pipeline.sources.extract import extract_telemetry
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 from tests.clickhouse_http import ClickHouseHttpFront
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket

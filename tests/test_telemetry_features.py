@@ -13,15 +13,11 @@ import pyarrow as pa
 import pytest
 
 from features.telemetry_features import with_capacity_factors
-from pipeline.sources import extract
+from pipeline.sources import telemetry
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse
-from pipeline.sources.extract import (
-    extract_postgres,
-    extract_telemetry,
-    read_telemetry,
-)
+from pipeline.sources.extract import extract_postgres
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry_survey import Survey, survey_telemetry
+from pipeline.sources.telemetry import Survey, extract_telemetry, read_telemetry, survey_telemetry
 from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
 
 VIEW = "telemetry_features"
@@ -324,8 +320,8 @@ def test_copies_count_once_in_a_backfill_and_in_groups_of_sites(dcmms: Dcmms, mo
         dcmms.buckets(*rows[7::90])
         assert _single(source, T).equals(singles)
         assert read_telemetry(source, "telemetry_features", instants, 3600).equals(backfill)
-        monkeypatch.setattr(extract, "ROWS_PER_QUERY", 500)
-        monkeypatch.setattr(extract, "ROWS_PER_BACKFILL_QUERY", 500)
+        monkeypatch.setattr(telemetry, "ROWS_PER_QUERY", 500)
+        monkeypatch.setattr(telemetry, "ROWS_PER_BACKFILL_QUERY", 500)
         assert _single(source, T).equals(singles)
         key = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
         assert read_telemetry(source, "telemetry_features", instants, 3600).sort_by(key).equals(backfill.sort_by(key))

@@ -18,8 +18,13 @@ import click
 class PipelineError(click.ClickException):
     """Something that a person can put right. The text is one line: what failed, where, and what to do next.
 
-    A command that ends with it prints the text and returns the class's `exit_code` to the shell.
+    The last may be given apart, as a sentence, for those who show it apart. A command that ends with it prints the text
+    and returns the class's `exit_code` to the shell.
     """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what, self.advice = what, advice
 
 
 class Unavailable(PipelineError):

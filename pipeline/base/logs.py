@@ -21,7 +21,7 @@ class WithoutSecrets(logging.Filter):
 
 class _JsonFormatter(JsonFormatter):
     def formatException(self, exc_info: Any) -> str:
-        return redacted(super().formatException(exc_info))
+        return redacted(str(super().formatException(exc_info)))
 
 
 def choose_format(name: str) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
+from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError, Unavailable
 from pipeline.base.stop import raise_if_stopped
 
@@ -81,9 +83,9 @@ class _Patience:
     def announce(self, state: RetryCallState) -> None:
         """Say that there will be another attempt; raises `Stopped` where a stop has caused the error."""
         raise_if_stopped()
-        logger.warning("%s; trying again in %.1f s", state.outcome.exception(), state.upcoming_sleep)
+        logger.warning("%s; trying again in %s", state.outcome.exception(), duration(state.upcoming_sleep))
 
 
 def _give_up(state: RetryCallState) -> None:
-    error = state.outcome.exception()
-    raise PipelineError(str(error)) from error
+    error: Any = state.outcome.exception()
+    raise PipelineError(error.what, error.advice) from error

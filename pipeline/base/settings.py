@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline import REPOSITORY
@@ -101,7 +102,7 @@ def load_settings() -> Settings:
         ) from None
 
 
-def _fault(detail: dict) -> str:
+def _fault(detail: ErrorDetails) -> str:
     """Return one pydantic error as `VARIABLE what is wrong`."""
     variable = "_".join(str(part) for part in detail["loc"]).upper()
     if detail["type"] == "missing":

@@ -21,7 +21,7 @@ from types import FrameType
 # Cleaning up may take this long; the process is gone well within 5 s.
 GRACE_SECONDS = 3.0
 # The shell's 128 + signal number, and what timeout(1) returns.
-_EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+_EXIT_CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
 _TIMEOUT_EXIT_CODE = 124
 
 

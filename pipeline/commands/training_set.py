@@ -24,6 +24,9 @@ Examples:
     type=click.Path(path_type=Path),
     help="Parquet file of asset_id, event_timestamp: these rows instead of all assets from --start to --end.",
 )
+@click.option(
+    "--service", default="predictive_maintenance_v1", show_default=True, metavar="NAME", help="Which features to join."
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
 @click.option(
     "--live-snapshots",
@@ -38,11 +41,12 @@ def training_set(
     end: datetime | None,
     every: timedelta,
     entities: Path | None,
+    service: str,
     output: Path,
     live_snapshots: bool,
     quiet: bool,
 ) -> None:
-    """Join entity rows with their features as of each instant and the label failure_within_7d."""
+    """Join entity rows with the features of a service as of each instant and the label failure_within_7d."""
     if bool(entities) == bool(start or end) or bool(start) != bool(end):
         raise click.UsageError("Give --start and --end, or --entities.")
     from pipeline.base.settings import load_settings
@@ -57,6 +61,7 @@ def training_set(
         end=end,
         every=every,
         entities=entities,
+        service=service,
         live_snapshots=live_snapshots,
     )
     console.report(summary.table())

@@ -10,9 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.base.clock import CLOCK_TOLERANCE
+from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.views import VIEW_NAMES
-from pipeline.registry.feast_store import registry_error
+from pipeline.registry.feast_store import registry_engine, registry_error
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.registry.lock import lock_holder
 
@@ -87,7 +87,7 @@ def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
     """Return `runs`, those as `died` that have not ended and whose session does not hold the lock any more."""
     try:
-        with store.registry.write_engine.connect() as connection:
+        with registry_engine(store).connect() as connection:
             holder = lock_holder(connection, store.project)
     except SQLAlchemyError as error:
         raise registry_error(error) from error
@@ -104,8 +104,8 @@ def _views_table(views: list[ViewAge]) -> Table:
             view.view,
             _time(view.as_of),
             _time(view.newest_source),
-            _length(view.age),
-            _length(view.limit),
+            duration(view.age.total_seconds()) if view.age is not None else "-",
+            duration(view.limit.total_seconds()),
             view.verdict,
         )
     return table
@@ -136,16 +136,3 @@ def _runs_table(runs: list[PastRun]) -> Table:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"
-
-
-def _length(length: timedelta | None) -> str:
-    """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
-    if length is None:
-        return "-"
-    if length < timedelta(0):  # of a clock that has been put back
-        return f"-{_length(-length)}"
-    minutes = int(length.total_seconds() // 60)
-    days, hours = minutes // 1440, minutes // 60 % 24
-    if days:
-        return f"{days} d {hours} h" if days < 10 else f"{days} d"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

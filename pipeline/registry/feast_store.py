@@ -1,22 +1,27 @@
 """The Feast feature store that a run publishes through: its configuration, its registry and what is registered."""
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.infra.registry.sql import SqlRegistry
 from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from pydantic import ValidationError
+from redis import Redis
+from sqlalchemy import Engine
 from yaml import MarkedYAMLError, YAMLError
 
 from pipeline import REPOSITORY
+from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
-from pipeline.base.errors import PipelineError, first_line, redacted
-from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
 from pipeline.base.retries import attempts
 from pipeline.base.specs import VIEWS
 
@@ -60,8 +65,9 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     try:
         yield store
     finally:
-        for engine in {getattr(store.registry, name, None) for name in ("read_engine", "write_engine")} - {None}:
-            engine.dispose()
+        if isinstance(store.registry, SqlRegistry):
+            for engine in {store.registry.read_engine, store.registry.write_engine}:
+                engine.dispose()
 
 
 def _connected(config: RepoConfig) -> FeatureStore:
@@ -69,16 +75,28 @@ def _connected(config: RepoConfig) -> FeatureStore:
         store = FeatureStore(config=config)
         store.registry.list_projects()
     except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
-        text = (
-            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
-        )
-        raise pipeline_error(error, text) from error
+        advice = "Check its path in feature_store.yaml, and that its database is up."
+        raise registry_error(error, f"Feast registry: {first_line(error)}. {advice}") from error
     return store
 
 
-def registry_error(error: BaseException) -> PipelineError:
-    """Return what to raise for `error`, of the registry or its driver."""
-    return pipeline_error(error, f"Feast registry: {first_line(error)}. Is its database up?")
+def registry_engine(store: FeatureStore) -> Engine:
+    """Return the connections to the registry's database, which the lock and the ledger share.
+
+    Raises `PipelineError` where the registry is not in a database.
+    """
+    if not isinstance(store.registry, SqlRegistry):
+        raise PipelineError("Feast registry: the lock and the ledger need registry_type: sql in feature_store.yaml")
+    return store.registry.write_engine
+
+
+def registry_error(error: Exception, text: str | None = None) -> PipelineError:
+    """Return what to raise for `error`, of Feast, SQLAlchemy or the driver: `Unavailable` where it may pass."""
+    cause = getattr(error, "orig", error)
+    is_broken_off = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+    may_pass = is_broken_off and libpq.may_pass(cause.sqlstate, str(cause))
+    text = text or f"Feast registry: {first_line(error)}. Is its database up?"
+    return Unavailable(text) if may_pass else PipelineError(text)
 
 
 def registered_view(store: FeatureStore, name: str) -> FeatureView:
@@ -100,13 +118,13 @@ def _check_addresses(config: RepoConfig) -> None:
             _named(f"registry.{name}", checked_postgres_url, str(url))
     online = config.online_store
     if isinstance(online, RedisOnlineStoreConfig):
-        single = online.redis_type == RedisType.redis
-        _named("online_store.connection_string", checked_redis_connection, online.connection_string, single=single)
+        known = inspect.signature(Redis).parameters if online.redis_type == RedisType.redis else None
+        _named("online_store.connection_string", checked_redis_connection, online.connection_string, known)
 
 
-def _named(name: str, check: Callable[..., str], *arguments: str, **options: bool) -> None:
+def _named(name: str, check: Callable[..., str], *arguments: object) -> None:
     try:
-        check(*arguments, **options)
+        check(*arguments)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
 

@@ -18,9 +18,9 @@ from pipeline.snapshots import quality
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.sources import extract
-from pipeline.sources.bucket_width import check_bucket_width
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import check_bucket_width, read_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def backfill(
         for chunk in chunks_of(wanted):
             tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
-                tables[view] = extract.read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
+                tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
             for instant in chunk:
                 _write_instant(settings, instant, _snapshots_of(settings, instant, views, tables, overwrite), result)
                 result.written += 1
@@ -153,10 +153,10 @@ def _write_instant(
             rejected = set_aside(snapshot, broken, path)
             level, say = (logging.ERROR, in_words) if sound is None else (logging.WARNING, few_in_words)
             logger.log(level, "%s as of %s: %s", view, instant.isoformat(), say(snapshot, broken, path))
-            if sound is None:
-                result.rejected += 1
-                continue
-            result.set_aside += rejected
+            result.set_aside += 0 if sound is None else rejected
+        if sound is None:
+            result.rejected += 1
+            continue
         result.rows += sound.num_rows
         result.bytes += write_snapshot(sound, snapshot_path(settings.feature_data_dir, view, instant))
         if not sound.num_rows:

@@ -38,6 +38,7 @@ from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_pat
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class _Materialization:
                 for view in views:
                     with self._step(view, "reading"):
                         seconds = self.settings.bucket_seconds
-                        self.raw[view] = extract.extract_telemetry(source, view, self.as_of, seconds)
+                        self.raw[view] = extract_telemetry(source, view, self.as_of, seconds)
         except PipelineError as error:
             self._fail(views, error, "reading")
 

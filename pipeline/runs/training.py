@@ -333,12 +333,13 @@ def write_training_set(
     end: datetime | None = None,
     every: timedelta = WEEK,
     entities: Path | None = None,
+    service: str = SERVICE,
     live_snapshots: bool = False,
 ) -> TrainingSetSummary:
     """Write a labelled training set to the Parquet file `output`, whole or not at all, and return what is in it.
 
     The rows are those of the Parquet file `entities`, or all assets at the instants from `start` (inclusive) to `end`
-    (exclusive). See `training_set` for `live_snapshots`. Raises `PipelineError` where one of the parts does.
+    (exclusive). See `training_set` for `service` and `live_snapshots`. Raises `PipelineError` where a part does.
     """
     began = time.monotonic()
     if not output.parent.is_dir():
@@ -352,7 +353,7 @@ def write_training_set(
             logger.info("labels: %s rows", f"{frame.num_rows:,}")
             labelled = failure_labels(source, frame)
         logger.info("features: joining %s rows", f"{labelled.num_rows:,}")
-        table = training_set(store, labelled, live_snapshots=live_snapshots)
+        table = training_set(store, labelled, service=service, live_snapshots=live_snapshots)
     write_parquet(table, output)
     return TrainingSetSummary(
         rows=table.num_rows,

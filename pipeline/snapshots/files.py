@@ -83,8 +83,9 @@ def _holds(path: Path, table: pa.Table) -> bool:
         if not path.exists():
             return False
         held = read_snapshot(path)
-        same_rows = held.drop(["created"]).equals(table.drop(["created"]))
-        return same_rows and set_aside_in(held.schema).equals(set_aside_in(table.schema))
+        if not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
+            return False
+        return bool(held.drop(["created"]).equals(table.drop(["created"])))
     except (OSError, pa.ArrowException, KeyError):
         return False
 

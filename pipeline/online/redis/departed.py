@@ -6,6 +6,7 @@ An entity whose row was set aside has not left: it counts as one of its snapshot
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,7 +48,8 @@ def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterato
 def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
     cursor = None
     while cursor != 0:
-        cursor, keys = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
+        answer = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
+        cursor, keys = cast(tuple[int, list[bytes]], answer)
         yield encoder.ids(pa.array(keys, pa.binary()))
 
 
@@ -75,4 +77,4 @@ def _may_hold(file: pq.ParquetFile, group: int, ids: pa.Array) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     bounds = pc.min_max(ids)
-    return statistics.min <= bounds["max"].as_py() and bounds["min"].as_py() <= statistics.max
+    return bool(statistics.min <= bounds["max"].as_py() and bounds["min"].as_py() <= statistics.max)

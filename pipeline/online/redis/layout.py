@@ -24,13 +24,13 @@ from feast.types import FeastType, Float32, Float64, Int32, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
 TESTED_FEAST = ("0.67.0",)
-ENCODED_TYPES = (Float32, Float64, Int32, String)
+ENCODED_TYPES: tuple[FeastType, ...] = (Float32, Float64, Int32, String)
 
 _LINE_END = b"\r\n"
 # A varint holds 7 bits per byte; a negative int32 is sign-extended to 64 bits.
 _VARINT_BYTES = 10
 # A `Value` in a bulk string of the protocol: its length, the tag of its type, and room for the value.
-_VALUE_SLOTS = {
+_VALUE_SLOTS: dict[FeastType, bytes] = {
     Float32: b"$5\r\n\x35" + bytes(4),
     Float64: b"$9\r\n\x29" + bytes(8),
     Int32: b"$00\r\n\x18" + bytes(_VARINT_BYTES),

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from socket import socket
+from typing import Any, cast
 
 import hiredis
 import pyarrow as pa
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
 
 from pipeline.base.fault_points import fault_point
@@ -111,7 +112,7 @@ def connect(client: Redis) -> Iterator[AbstractConnection]:
 
     It never gets into the client's pool: half a transaction may be on it.
     """
-    connection = client.connection_pool.make_connection()
+    connection = cast(AbstractConnection, client.connection_pool.make_connection())
     connection.retry = Retry(NoBackoff(), 0)
     try:
         connection.connect()
@@ -125,12 +126,13 @@ class _Transactions:
 
     def __init__(self, connection: AbstractConnection, project: str, stamp_field: bytes, stamp: bytes) -> None:
         self._connection = connection
+        self._socket = cast(socket, connection._sock)
         self._reader = hiredis.Reader()
         self._stamp = bulk_strings(stamp_field, stamp)
         self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
 
     def check_rights(self) -> None:
-        """Raise `ResponseError` where Redis would refuse a script's commands, which it only does for a newer row.
+        """Raise `RedisError` where Redis would refuse a script's commands, which it only does for a newer row.
 
         They queue up and are discarded: none is executed.
         """
@@ -179,9 +181,9 @@ class _Transactions:
             written.rows += stop - start
             written.newer += executed[0]
 
-    def _reply(self) -> object:
+    def _reply(self) -> Any:
         while (reply := self._reader.gets()) is False:
-            data = self._connection._sock.recv(1 << 16)
+            data = self._socket.recv(1 << 16)
             if not data:
                 raise ConnectionResetError("Redis closed the connection")
             self._reader.feed(data)
@@ -209,4 +211,6 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
 def _raise_error(replies: Iterable[object]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
-            raise ResponseError(str(reply))
+            error = DefaultParser.parse_error(str(reply))
+            error.args = (str(reply),)  # the client would take the code off what Redis said
+            raise error

@@ -1,6 +1,7 @@
 """Feast's registry: reachable, with the rights for registry, lock and ledger, and in step with the definitions."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView
@@ -30,17 +31,7 @@ STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_registry.sql"
 _APPLY = "run `feast apply` with the same environment"
-_RIGHTS = text(
-    """
-    select
-        wanted.name,
-        to_regclass(wanted.name) is not null,
-        has_table_privilege(to_regclass(wanted.name), 'select')
-        and has_table_privilege(to_regclass(wanted.name), 'insert')
-        and has_table_privilege(to_regclass(wanted.name), 'update')
-    from unnest(cast(:names as text[])) as wanted (name)
-    """
-)
+_RIGHTS = text(Path(__file__).with_name("registry_rights.sql").read_text(encoding="utf-8"))
 _MAY_CREATE = text(
     "select current_schema(), coalesce(has_schema_privilege(current_schema(), 'create'), false), current_user"
 )
