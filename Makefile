@@ -40,8 +40,9 @@ test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, ser
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## write docs/features.md from the definitions
+docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from the definitions and the SQL
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
+	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
 lint: lint-python lint-layers lint-sql ## style, the layers of the imports, the SQL
@@ -56,8 +57,8 @@ lint-layers: $(INSTALLED)
 lint-sql: $(INSTALLED)
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
-	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \
-		features/backfill/telemetry_features.sql
+	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
+		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
 
 types: $(INSTALLED) ## the types of features/, pipeline/ and the command, strictly
 	@$(BIN)/mypy

@@ -36,8 +36,3 @@ def snapshots_of(view: str) -> FileSource:
         description=f"Snapshots of {view}, one Parquet file per as-of instant.",
         owner="ml-platform@dcmms.example",
     )
-
-
-asset_snapshots = snapshots_of("asset_features")
-work_order_snapshots = snapshots_of("work_order_features")
-telemetry_snapshots = snapshots_of("telemetry_features")

@@ -58,7 +58,7 @@ def main(
     parts: tuple[str, ...],
 ) -> None:
     """Measure publishing, extraction, whole runs and serving, and write docs/performance.md."""
-    from pipeline.base.schemas import VIEWS
+    from pipeline.base.specs import VIEWS
 
     file = output / "performance.json"
     if parts and not file.exists():

@@ -30,8 +30,10 @@ METRICS = 5
 # The hour of which every bucket is stored a second time for the last measurement.
 STORED_TWICE = "2025-12-20 03:00:00"
 
+ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
+
 FLOORS = {
-    "asset_features": """
+    ASSETS: """
         select w.asset_id, w.n, a.n
         from (
             select asset_id, count(*) as n, max(w.created_at), max(actual_end), max(t.completed_at)
@@ -40,11 +42,11 @@ FLOORS = {
             select asset_id, count(*) as n, max(triggered_at) from alerts group by asset_id
         ) a using (asset_id)
     """,
-    "work_order_features": """
+    WORK_ORDERS: """
         select asset_id, count(*), max(w.created_at), max(actual_end), max(scheduled_end), max(t.completed_at)
         from work_orders w left join work_order_tasks t on t.work_order_id = w.id group by asset_id
     """,
-    "telemetry_features": """
+    TELEMETRY: """
         select
             toString(asset_id) as asset, metric_name, avg(avg_value) as a, min(min_value) as b, max(max_value) as c,
             sum(sum_value) as d, sum(count) as e, avg(stddev_value) as f, sum(anomaly_count) as g
@@ -129,7 +131,6 @@ def load(assets: int) -> dict:
 def extract_views(runs: int) -> dict:
     """Return, per view, the medians of the seconds of its extraction and its floor, taken in turns."""
     from pipeline.base.settings import load_settings
-    from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
     from pipeline.sources import extract
     from pipeline.sources.postgres import open_postgres
 
@@ -142,29 +143,30 @@ def extract_views(runs: int) -> dict:
                 cursor.fetchall()
 
         for view in (ASSETS, WORK_ORDERS):
-            views[view] = _in_turns(runs, partial(scan, view), partial(extract.extract_postgres, postgres, view, AS_OF))
+            extraction = partial(extract.extract_postgres, postgres, view, AS_OF)
+            views[view] = _in_turns(runs, partial(scan, view), extraction)
     return views | {TELEMETRY: extract_telemetry(runs)}
 
 
 def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
     """Return the medians for telemetry_features, after the buckets of the instant `store_twice` were stored again."""
     from pipeline.base.settings import load_settings
-    from pipeline.base.views import TELEMETRY
-    from pipeline.sources import extract
+    from pipeline.sources import telemetry
     from pipeline.sources.clickhouse import open_clickhouse
 
     settings = load_settings()
     with open_clickhouse(settings) as clickhouse:
         if store_twice:
             rows = "select * from telemetry_aggregates where time_bucket = {start:DateTime('UTC')}"
-            clickhouse._client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
+            clickhouse.client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
 
         def scan() -> None:
-            with clickhouse._client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
+            with clickhouse.client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
                 for _ in blocks:
                     pass
 
-        return _in_turns(runs, scan, partial(extract.extract_telemetry, clickhouse, AS_OF, settings.bucket_seconds))
+        seconds = settings.bucket_seconds
+        return _in_turns(runs, scan, partial(telemetry.extract_telemetry, clickhouse, TELEMETRY, AS_OF, seconds))
 
 
 def _in_turns(runs: int, floor: Callable[[], object], extraction: Callable[[], object]) -> dict[str, float]:

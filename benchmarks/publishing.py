@@ -119,7 +119,7 @@ def feature_store_yaml(directory: Path, postgres_port: int, redis_port: int) -> 
 def apply_definitions() -> dict:
     """Register the views."""
     from entities import asset
-    from pipeline.base.schemas import VIEWS
+    from pipeline.base.specs import VIEWS
     from pipeline.registry.feast_store import open_feature_store
 
     with open_feature_store() as store:
@@ -129,7 +129,7 @@ def apply_definitions() -> dict:
 
 def write_snapshots(entities: int, first_hour: int, count: int) -> dict:
     """Write a snapshot of random values per measurement, an hour apart."""
-    from pipeline.base.schemas import snapshot_schema
+    from pipeline.base.specs import snapshot_schema
     from pipeline.snapshots.files import snapshot_path, write_snapshot
 
     generator = np.random.default_rng(entities)

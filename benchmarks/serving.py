@@ -118,7 +118,7 @@ def publish(hour: int, seconds: float) -> dict:
     """Publish all views, one snapshot after the other for so long, at least one; return the last snapshot's hour."""
     from entities import asset
     from features.services import predictive_maintenance_v1
-    from pipeline.base.schemas import VIEWS
+    from pipeline.base.specs import VIEWS
     from pipeline.online import publish as online
     from pipeline.registry.feast_store import open_feature_store
     from pipeline.snapshots.files import snapshot_path, write_snapshot
@@ -139,7 +139,7 @@ def publish(hour: int, seconds: float) -> dict:
 
 
 def _uniform_snapshot(view: str, as_of: datetime, value: int) -> pa.Table:
-    from pipeline.base.schemas import TIMESTAMP, snapshot_schema
+    from pipeline.base.specs import TIMESTAMP, snapshot_schema
 
     schema = snapshot_schema(view)
     columns = {"asset_id": pa.array(_ids())}

@@ -50,7 +50,7 @@ def main(assets: int, days: int, rows: int, plain: bool) -> None:
 
 def make_snapshots(data_dir: Path, assets: int, days: int) -> int:
     """Write the snapshots of every view and return their bytes."""
-    from pipeline.base.schemas import VIEWS
+    from pipeline.base.specs import VIEWS
     from pipeline.snapshots.files import snapshot_path, write_snapshot
 
     rng = np.random.default_rng(1)
@@ -64,7 +64,7 @@ def make_snapshots(data_dir: Path, assets: int, days: int) -> int:
 
 def made_up_snapshot(view: str, keys: pa.StringArray, as_of: datetime, rng: np.random.Generator) -> pa.Table:
     """Return a snapshot with random values, 5 % of them NULL."""
-    from pipeline.base.schemas import snapshot_schema
+    from pipeline.base.specs import snapshot_schema
 
     if view == "telemetry_features":
         keys = keys.filter(pa.array(np.arange(len(keys)) % 10 != 0))
@@ -91,7 +91,7 @@ def measure(directory: str, days: int, rows: int, plain: bool) -> tuple[int, int
 
     from entities import asset
     from features.services import predictive_maintenance_v1
-    from pipeline.base.schemas import VIEWS
+    from pipeline.base.specs import VIEWS
     from pipeline.runs.training import entity_frame, training_set
     from pipeline.snapshots.files import newest_snapshot, read_snapshot
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 import click
 from rich.console import Console
 
+from pipeline.base.clock import duration
+
 Result = TypeVar("Result")
 
 console = Console()
@@ -28,7 +30,7 @@ def _announced(title: str) -> Iterator[None]:
             yield
         mark = "[green]✓[/]"
     finally:
-        console.print(f"{mark} {title} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False)
+        console.print(f"{mark} {title} [dim]{duration(time.monotonic() - started)}[/]", highlight=False)
 
 
 def run_step(title: str, work: Callable[[], Result]) -> Result:

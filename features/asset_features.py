@@ -1,19 +1,26 @@
 """What an asset is, how it has been maintained so far, and how healthy it is."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureView
 from feast.types import Float32, Float64, Int32, String
+from numpy.typing import NDArray
 
-from data_sources import asset_snapshots
+from data_sources import snapshots_of
 from entities import asset
 from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, feature
+from features.health_score import health_score
+from features.view_spec import Need, ViewSpec, look_up
 
 asset_features = FeatureView(
     name="asset_features",
     entities=[asset],
     ttl=timedelta(days=365),
-    source=asset_snapshots,
+    source=snapshots_of("asset_features"),
     description="Master data, maintenance record and health of every asset that exists at the as-of instant.",
     owner="ml-platform@dcmms.example",
     tags={"sql": "features/asset_features.sql", "engine": "postgresql"},
@@ -92,4 +99,50 @@ asset_features = FeatureView(
         feature("manufacturer", String, "text", "Manufacturer; NULL if empty", window=AT_T),
         feature("model", String, "text", "Model; NULL if empty", window=AT_T),
     ],
+)
+
+
+def with_health_score(assets: pa.Table, others: Mapping[str, pa.Table]) -> pa.Table:
+    """Return `assets` with `health_score` computed where none was recorded.
+
+    `others["telemetry_features"]` has the anomalies of 7 d; without it that component of the score is left out.
+    """
+    anomalies = np.full(assets.num_rows, np.nan)
+    if (telemetry := others.get("telemetry_features")) is not None:
+        anomalies = _floats(look_up(telemetry, "anomaly_count_7d", assets["asset_id"]))
+    computed = health_score(
+        alarms_30d=_floats(assets["recent_alarms_30d"]),
+        critical_alarms_30d=_floats(assets["recent_critical_alarms_30d"]),
+        wo_count_30d=_floats(assets["wo_count_30d"]),
+        corrective_wo_count_30d=_floats(assets["corrective_wo_count_30d"]),
+        anomaly_count_7d=anomalies,
+        asset_age_months=_floats(assets["asset_age_months"]),
+        days_since_preventive=_floats(assets["days_since_last_preventive_completion"]),
+    )
+    score = pc.coalesce(assets["health_score"], pa.array(computed.astype(np.float32)))
+    return assets.set_column(assets.schema.get_field_index("health_score"), "health_score", score)
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return a column as doubles with NaN for NULL."""
+    doubles: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return doubles
+
+
+spec = ViewSpec(
+    asset_features,
+    inputs=(
+        pa.field("wo_count_30d", pa.int32()),
+        pa.field("corrective_wo_count_30d", pa.int32()),
+        pa.field("days_since_last_preventive_completion", pa.int32()),
+    ),
+    needs=(
+        Need(
+            "telemetry_features",
+            ("anomaly_count_7d",),
+            what="the anomalies",
+            without="health_score is computed without its telemetry component",
+        ),
+    ),
+    complete=with_health_score,
 )

@@ -1,19 +1,23 @@
 """How an asset has been running: what its sensors measured, what it produced and whether it was available."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureView
 from feast.types import Float32, Float64, Int32
 
-from data_sources import telemetry_snapshots
+from data_sources import snapshots_of
 from entities import asset
 from features.fields import ASSET_ID, NEVER, UNKNOWN, feature
+from features.view_spec import Need, ViewSpec, look_up
 
 telemetry_features = FeatureView(
     name="telemetry_features",
     entities=[asset],
     ttl=timedelta(days=90),
-    source=telemetry_snapshots,
+    source=snapshots_of("telemetry_features"),
     description="Measurements of every existing asset with telemetry in the last 90 d, weighted by samples.",
     owner="ml-platform@dcmms.example",
     tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse"},
@@ -89,4 +93,29 @@ telemetry_features = FeatureView(
             at_most=90 * 24,
         ),
     ],
+)
+
+
+def with_capacity_factors(telemetry: pa.Table, others: Mapping[str, pa.Table]) -> pa.Table:
+    """Return the telemetry of the assets in `others["asset_features"]` with its capacity factors.
+
+    That has `asset_id` and `installed_capacity_kw` of every asset that exists; other telemetry is dropped.
+    """
+    assets = others["asset_features"]
+    known = telemetry.filter(pc.is_in(telemetry["asset_id"], value_set=assets["asset_id"].combine_chunks()))
+    capacity = look_up(assets, "installed_capacity_kw", known["asset_id"])
+    for window in ("7d", "30d"):
+        possible = pc.multiply(capacity, known[f"power_hours_{window}"])
+        factor = pc.divide(known[f"total_generation_kwh_{window}"], possible).cast(pa.float32(), safe=False)
+        known = known.append_column(f"capacity_factor_{window}", factor)
+    return known
+
+
+spec = ViewSpec(
+    telemetry_features,
+    inputs=(pa.field("power_hours_7d", pa.float64()), pa.field("power_hours_30d", pa.float64())),
+    computed=frozenset({"capacity_factor_7d", "capacity_factor_30d"}),
+    needs=(Need("asset_features", ("installed_capacity_kw",), what="assets and their capacities"),),
+    complete=with_capacity_factors,
+    every_asset=False,
 )

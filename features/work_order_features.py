@@ -5,15 +5,16 @@ from datetime import timedelta
 from feast import FeatureView
 from feast.types import Float32, Int32
 
-from data_sources import work_order_snapshots
+from data_sources import snapshots_of
 from entities import asset
 from features.fields import ALL_TIME, ASSET_ID, COMES_AND_GOES, feature
+from features.view_spec import ViewSpec
 
 work_order_features = FeatureView(
     name="work_order_features",
     entities=[asset],
     ttl=timedelta(days=365),
-    source=work_order_snapshots,
+    source=snapshots_of("work_order_features"),
     description="Work orders of every asset that exists at the as-of instant, without the cancelled ones.",
     owner="ml-platform@dcmms.example",
     tags={"sql": "features/work_order_features.sql", "engine": "postgresql"},
@@ -105,3 +106,5 @@ work_order_features = FeatureView(
         ),
     ],
 )
+
+spec = ViewSpec(work_order_features)

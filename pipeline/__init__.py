@@ -1,3 +1,6 @@
-"""What `materialize_features.py` does: extract features as of one instant, keep snapshots of them, publish them."""
+"""The pipeline that extracts features from dCMMS's databases, keeps their snapshots and publishes them."""
+
+from pathlib import Path
 
 __version__ = "0.2.0"
+REPOSITORY = Path(__file__).resolve().parents[1]

@@ -16,6 +16,7 @@ from pipeline.snapshots.quality import broken_rows, wrong_assets
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms
 from tests.fleets import as_stored
@@ -56,7 +57,7 @@ class BothVariants:
     def extract(self, as_of: datetime, width: timedelta) -> dict[str, Views]:
         """Return the snapshots of all views as of `as_of` by variant, as a run would write them."""
         with open_clickhouse(self._settings["n"]) as source:
-            telemetry = extract.extract_telemetry(source, as_of, int(width.total_seconds()))
+            telemetry = extract_telemetry(source, "telemetry_features", as_of, int(width.total_seconds()))
         return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
 
     def read_postgres(self, variant: str, view: str, instants: Sequence[datetime]) -> pa.Table:

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from dev.servers import PostgresServer
 from materialize_features import cli
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
 
 COMMAND = "materialize_features.py"
-STARTED_WITHIN_SECONDS = 60
+STARTED_WITHIN_SECONDS = 150
 
 
 def invoke(*arguments: str) -> Result:

@@ -14,6 +14,7 @@ from pipeline.base.settings import Settings
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
 SITE = UUID("00000000-0000-4000-8000-00000000000b")
@@ -161,7 +162,7 @@ class Dcmms:
         """Return the rows that the SQL of `view` gives as of `as_of`, ordered by asset."""
         if view == "telemetry_features":
             with open_clickhouse(self.settings) as source:
-                return extract.extract_telemetry(source, as_of, self.settings.bucket_seconds).to_pylist()
+                return extract_telemetry(source, view, as_of, self.settings.bucket_seconds).to_pylist()
         with open_postgres(self.settings) as source:
             return extract.extract_postgres(source, view, as_of).to_pylist()
 

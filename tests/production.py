@@ -25,8 +25,8 @@ from dev.servers import PostgresServer, RedisServer, _postgres_bin, free_port
 from dev.stack import ensure_database
 from entities import asset, site, work_order
 from features.services import predictive_maintenance_v1
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests.dcmms import SITE, TENANT, asset_key, bucket
 

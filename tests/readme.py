@@ -2,7 +2,7 @@
 
 import re
 
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

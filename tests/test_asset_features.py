@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.sources.extract import complete_asset_features, extract_postgres, extracted_schema, query_of
+from features.asset_features import with_health_score
+from pipeline.base.specs import SPECS
+from pipeline.sources.extract import extract_postgres, query_of
 from pipeline.sources.postgres import open_postgres
 from tests.dcmms import MICROSECOND, SITE, TENANT, Dcmms, T, ago, asset_key, window_edges
 
@@ -186,7 +188,7 @@ def test_several_instants_give_the_rows_of_each(dcmms: Dcmms) -> None:
     dcmms.work_order(asset, ago(40), status="completed", actual_end=ago(20))
     instants = [ago(50), ago(30), T]
     with open_postgres(dcmms.settings) as source:
-        rows = source.copy(query_of(VIEW), instants, extracted_schema(VIEW)).to_pylist()
+        rows = source.copy(query_of(VIEW), instants, SPECS[VIEW].extracted_schema).to_pylist()
     assert rows == [row for instant in instants for row in dcmms.extract(VIEW, instant)]
     assert [row["mttr_hours"] for row in rows] == [None, None, 480.0, None]
 
@@ -469,7 +471,7 @@ def test_health_score_is_computed_where_none_was_recorded(dcmms: Dcmms) -> None:
     with open_postgres(dcmms.settings) as source:
         assets = extract_postgres(source, VIEW, T)
 
-    scores = complete_asset_features(assets, telemetry)["health_score"]
+    scores = with_health_score(assets, {"telemetry_features": telemetry})["health_score"]
     assert scores.type == pa.float32()
     assert scores.to_pylist() == pytest.approx(
         [
@@ -479,7 +481,7 @@ def test_health_score_is_computed_where_none_was_recorded(dcmms: Dcmms) -> None:
             (0.3 * 90 + 0.2 * 85 + 0.1 * 75) / 0.6,
         ]
     )
-    without = complete_asset_features(assets, None)["health_score"].to_pylist()
+    without = with_health_score(assets, {})["health_score"].to_pylist()
     assert without[:2] == pytest.approx([12, (0.3 * 90 + 0.2 * 85 + 0.1 * 100 + 0.1 * 75) / 0.7])
 
 

@@ -7,10 +7,9 @@ from click.testing import CliRunner
 from feast import Field
 
 from features.fields import feature
-from features.services import predictive_maintenance_v1
 from materialize_features import cli
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
+from pipeline.base.specs import SERVICES, VIEWS
 
 COMMITTED = (REPOSITORY / "docs" / "features.md").read_text(encoding="utf-8")
 FIELDS = [(view, field) for view in VIEWS.values() for field in view.features]
@@ -50,5 +49,7 @@ def test_catalogue_names_links_and_counts_that_exist() -> None:
     links = re.findall(r"\]\(\.\./(.+?)\)", COMMITTED)
     assert set(links) == {*(view.tags["sql"] for view in VIEWS.values()), "features/failure_within_7d.sql"}
     assert all((REPOSITORY / link).is_file() for link in links)
-    counts = re.findall(r"- (\d+) features of `(\w+)`", COMMITTED.split("## Feature service")[1])
-    assert counts == [(str(len(p.features)), p.name) for p in predictive_maintenance_v1.feature_view_projections]
+    for service in SERVICES.values():
+        section = COMMITTED.split(f"## Feature service {service.name}\n")[1].split("\n## ")[0]
+        counts = re.findall(r"- (\d+) features of `(\w+)`", section)
+        assert counts == [(str(len(p.features)), p.name) for p in service.feature_view_projections]

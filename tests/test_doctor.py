@@ -20,8 +20,9 @@ import pipeline.operations.doctor.clickhouse as clickhouse_checks
 import pipeline.operations.doctor.postgres as postgres_checks
 from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
-from pipeline.base.schemas import VIEWS
+from pipeline.base.clock import duration
 from pipeline.base.settings import load_settings
+from pipeline.base.specs import VIEWS
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject
@@ -617,6 +618,22 @@ def test_clocks(production: Production, ahead: float, state: State, words: str) 
 
 def sum_of(parts: tuple[int, int]) -> float:
     return parts[0] + parts[1] / 1e6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (119.0, "119.0 s"),
+        (2719.0, "45 min"),
+        (12_000.0, "3 h 20 min"),
+        (-12_000.0, "-3 h 20 min"),
+        (273_600.0, "3 d 4 h"),
+        (2_600_000.0, "30 d"),
+    ],
+)
+def test_lengths_of_time(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_a_slow_answer_is_no_skew() -> None:

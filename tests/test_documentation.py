@@ -17,9 +17,10 @@ from feast.cli.serve import serve_command
 from dev.servers import PostgresServer, RedisServer
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
+from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY, Settings
+from pipeline.base.settings import Settings
+from pipeline.base.specs import VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests import readme
 from tests.stores import write_feature_store_yaml

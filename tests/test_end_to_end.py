@@ -24,8 +24,8 @@ from feast.types import Float32, Float64, Int32, String
 from dev.servers import HOST, PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from features.services import predictive_maintenance_v1
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 from tests import readme
 from tests.stores import write_feature_store_yaml
 

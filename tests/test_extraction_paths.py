@@ -18,12 +18,12 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from data_sources import snapshots_of
 from dev.servers import PostgresServer
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import snapshot_schema
 from pipeline.base.settings import Settings
+from pipeline.base.specs import SPECS, snapshot_schema
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, write_snapshot
 from pipeline.sources.clickhouse import connection_arguments, open_clickhouse
-from pipeline.sources.extract import extract_telemetry, extracted_schema
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 from tests.clickhouse_http import ClickHouseHttpFront
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
@@ -76,14 +76,14 @@ def settings_for(front: ClickHouseHttpFront, path: str, password: str = PASSWORD
 def telemetry(settings: Settings) -> pa.Table:
     """Return what the pipeline extracts."""
     with open_clickhouse(settings) as source:
-        return extract_telemetry(source, T, settings.bucket_seconds)
+        return extract_telemetry(source, "telemetry_features", T, settings.bucket_seconds)
 
 
 @pytest.mark.parametrize("path", ["CLICKHOUSE_HOST", "CLICKHOUSE_DSN"])
 def test_http_and_the_embedded_engine_give_equal_tables(dcmms: Dcmms, front: ClickHouseHttpFront, path: str) -> None:
     embedded = telemetry(dcmms.settings)
     assert embedded.num_rows == 3
-    assert embedded.schema == extracted_schema("telemetry_features")
+    assert embedded.schema == SPECS["telemetry_features"].extracted_schema
     assert telemetry(settings_for(front, path)).equals(embedded)
 
 

@@ -14,18 +14,18 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from features.failure_within_7d import LABEL_SQL
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
-from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 from pipeline.online.redis.layout import RowEncoder
 from pipeline.registry.feast_store import open_feature_store
-from pipeline.sources import bucket_width, site_groups
-from pipeline.sources.columns import POSTGRES_COLUMNS, TELEMETRY_COLUMNS
-from pipeline.sources.extract import backfill_query_of, query_of
+from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns, postgres_grants, postgres_queries
+from pipeline.sources.extract import query_of
+from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
 from tests.commands import invoke
 from tests.dcmms import asset_key
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
+
+ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 
 
 def test_everything_works_with_these_roles(
@@ -139,12 +139,14 @@ def test_grants_are_the_columns_that_the_doctor_asks_for(production: Production)
             " where grantee = 'feature_store' and privilege_type <> 'SELECT'"
         )
         assert cursor.fetchall() == []
-    assert granted == {table: set(columns) for table, columns in POSTGRES_COLUMNS.items()}
+    assert granted == {table: set(columns) for table, columns in postgres_columns().items()}
+
+
+def test_grants_are_current() -> None:
+    assert (SQL / "postgres_grants.sql").read_text() == postgres_grants(), "run `make docs`"
 
 
 def test_every_column_that_is_granted_is_read(production: Production) -> None:
-    queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
-    queries.append((REPOSITORY / LABEL_SQL).read_text())
     with closing(psycopg2.connect(production.postgres.url("postgres", DATABASE))) as connection:
         cursor = connection.cursor()
 
@@ -152,7 +154,7 @@ def test_every_column_that_is_granted_is_read(production: Production) -> None:
             cursor.execute("savepoint before_queries")
             try:
                 cursor.execute("set local role feature_store")
-                for query in queries:
+                for query in postgres_queries():
                     cursor.execute(f"explain {query}")
             except psycopg2.errors.InsufficientPrivilege:
                 return False
@@ -162,7 +164,7 @@ def test_every_column_that_is_granted_is_read(production: Production) -> None:
 
         cursor.execute("set feature_store.as_of = '2026-01-01T00:00:00Z'; set timezone = 'UTC'")
         assert all_can_run()
-        for table, columns in POSTGRES_COLUMNS.items():
+        for table, columns in postgres_columns().items():
             for column in columns:
                 cursor.execute(f"revoke select ({column}) on {table} from feature_store")
                 assert not all_can_run(), f"no query reads {table}.{column}"
@@ -215,7 +217,7 @@ def test_roles_see_only_their_own_database(production: Production) -> None:
         psycopg2.connect(extraction)
     registry = production.environment["FEAST_REGISTRY_URL"].replace("+psycopg", "")
     with closing(psycopg2.connect(registry.removesuffix(REGISTRY) + DATABASE)) as connection:
-        for table in ("users", *POSTGRES_COLUMNS):
+        for table in ("users", *postgres_columns()):
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 connection.cursor().execute(f"select 1 from public.{table}")
             connection.rollback()
@@ -284,7 +286,7 @@ def _words(statement: str) -> list[str]:
 def test_telemetry_columns_are_those_that_the_queries_read() -> None:
     ddl = (REPOSITORY / "dev/sql/clickhouse.sql").read_text()
     columns = set(re.findall(r"(?m)^    (\w+) \w+", ddl))
-    queries = "\n".join([query_of(TELEMETRY), bucket_width._GAPS, site_groups._SITES])
+    queries = "\n".join([query_of(TELEMETRY), BUCKET_GAPS, ROWS_OF_SITES])
     assert set(TELEMETRY_COLUMNS) == columns & set(re.findall(r"\w+", re.sub(r"--.*", "", queries)))
 
 

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
 from notebooks.execute import executed
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
 from tests.stores import write_feature_store_yaml
 
 NOTEBOOK = REPOSITORY / "notebooks" / "predictive_maintenance.ipynb"

@@ -21,7 +21,7 @@ from dev.servers import PostgresServer, RedisServer
 from features.fields import COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
 from materialize_features import cli
 from pipeline.base.results import ViewResult
-from pipeline.base.schemas import VIEWS, snapshot_schema
+from pipeline.base.specs import VIEWS, snapshot_schema
 from pipeline.commands.console import Console
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, wrong_assets

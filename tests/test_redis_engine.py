@@ -18,8 +18,8 @@ from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import TIMESTAMP, snapshot_schema
-from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS, WORK_ORDERS
+from pipeline.base.specs import TIMESTAMP, snapshot_schema
+from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
 from pipeline.online.redis.engine import row_encoder
 from pipeline.online.redis.layout import serialized_stamp
@@ -29,6 +29,7 @@ from pipeline.registry.feast_store import open_feature_store, registered_view
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
+WORK_ORDERS = "work_order_features"
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 _registries = count()

@@ -17,7 +17,7 @@ from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.base.specs import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
 from pipeline.online.redis.layout import RowEncoder

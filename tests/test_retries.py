@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import psycopg2
 import pyarrow as pa
 import pytest
 import redis as redis_client
+from redis.connection import DefaultParser
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.base.errors import PipelineError, Unavailable
-from pipeline.base.passing_faults import may_pass
 from pipeline.base.retries import attempts, retrying_for
 from pipeline.base.settings import Settings
+from pipeline.online.redis import engine
 from pipeline.online.redis.engine import translated_errors
 from pipeline.online.redis.writer import connect
+from pipeline.registry.feast_store import registry_error
+from pipeline.sources import postgres as postgres_source
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
 
@@ -159,7 +163,9 @@ def test_postgres_refuses_a_connection(
     ],
 )
 def test_words_of_libpq(text: str, passes: bool) -> None:
-    assert may_pass(psycopg2.OperationalError(text)) == passes
+    assert postgres_source.may_pass(psycopg2.OperationalError(text)) == passes
+    retried = isinstance(registry_error(psycopg.OperationalError(text)), Unavailable)
+    assert retried == passes, "the registry's driver says the same"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_words_of_libpq(text: str, passes: bool) -> None:
     ],
 )
 def test_words_of_redis(text: str, passes: bool) -> None:
-    assert may_pass(redis_client.ResponseError(text)) == passes
+    assert engine.may_pass(DefaultParser.parse_error(text)) == passes
 
 
 def test_redis_that_wants_a_password(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

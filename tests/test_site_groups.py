@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.sources import extract
+from pipeline.sources import telemetry
 from pipeline.sources.clickhouse import open_clickhouse
-from pipeline.sources.site_groups import connected, site_groups
+from pipeline.sources.telemetry import connected, read_telemetry, site_groups
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 
 SITES = [f"00000000-0000-4000-8000-00000000010{number}" for number in range(4)]
@@ -32,9 +32,9 @@ def test_rows_do_not_depend_on_the_groups(dcmms: Dcmms, monkeypatch: pytest.Monk
     # asset 0 has moved from site 0 to site 1
     dcmms.buckets(bucket(asset_key(0), "voltage_v", ago(hours=70), 400.0, site_id=SITES[1]))
     with open_clickhouse(dcmms.settings) as source:
-        whole = extract.read_telemetry(source, [T], 3600).sort_by("asset_id")
-        monkeypatch.setattr(extract, "ROWS_PER_QUERY", 300)
+        whole = read_telemetry(source, "telemetry_features", [T], 3600).sort_by("asset_id")
+        monkeypatch.setattr(telemetry, "ROWS_PER_QUERY", 300)
         assert site_groups(source, ago(90), T, rows_per_group=300) == [SITES[:2], SITES[2:3], SITES[3:]]
-        assert extract.read_telemetry(source, [T], 3600).sort_by("asset_id").equals(whole)
+        assert read_telemetry(source, "telemetry_features", [T], 3600).sort_by("asset_id").equals(whole)
     assert whole.num_rows == 12
     assert whole["availability_7d"].null_count == 0

@@ -158,6 +158,21 @@ def test_what_no_signal_breaks_off_is_ended_all_the_same(tmp_path: Path) -> None
     assert time.monotonic() - began < 30
 
 
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    command = "import pipeline.base.stop as stop; stop.GRACE_SECONDS = 3600\n" + LONG_QUERY.replace(
+        "set_time_limit(0.5)", "print('begun', flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command, str(tmp_path / "engine")], stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout.readline() == "begun\n"
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.stdout.readline() == "told 130\n"
+        waiting.send_signal(signal.SIGINT)
+        assert "Stopped by SIGINT" in waiting.stdout.read()
+    assert waiting.returncode == 130
+
+
 def test_the_time_limit_holds_from_the_start(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with process(COMMAND, "--timeout", "0.2", log=log, FEATURE_STORE_ENV_FILE=os.devnull) as command:

@@ -12,16 +12,12 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from pipeline.sources import extract
+from features.telemetry_features import with_capacity_factors
+from pipeline.sources import telemetry
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse
-from pipeline.sources.extract import (
-    complete_telemetry_features,
-    extract_postgres,
-    extract_telemetry,
-    read_telemetry,
-)
+from pipeline.sources.extract import extract_postgres
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry_survey import Survey, survey_telemetry
+from pipeline.sources.telemetry import Survey, extract_telemetry, read_telemetry, survey_telemetry
 from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
 
 VIEW = "telemetry_features"
@@ -185,7 +181,9 @@ def test_several_instants_give_the_rows_of_each(dcmms: Dcmms) -> None:
     dcmms.buckets(*power(asset_key(2), [ago(1, hours=1), ago(1)], 0, anomaly_count=1, count=61))
     dcmms.buckets(bucket(asset_key(7), "active_power_kw", ago(0.5), 40), bucket(asset_key(7), "power_kw", ago(100)))
     with open_clickhouse(dcmms.settings) as source:
-        rows = read_telemetry(source, [as_of - timedelta(days=days) for days in offsets], 3600).to_pylist()
+        rows = read_telemetry(
+            source, "telemetry_features", [as_of - timedelta(days=days) for days in offsets], 3600
+        ).to_pylist()
     for days in offsets:
         instant = as_of - timedelta(days=days)
         expected = dcmms.extract(VIEW, instant)
@@ -317,16 +315,16 @@ def test_copies_count_once_in_a_backfill_and_in_groups_of_sites(dcmms: Dcmms, mo
     dcmms.buckets(*rows)
     instants = [T - timedelta(days=days) for days in (3, 1, 0)]
     with open_clickhouse(dcmms.settings) as source:
-        singles, backfill = _single(source, T), read_telemetry(source, instants, 3600)
+        singles, backfill = _single(source, T), read_telemetry(source, "telemetry_features", instants, 3600)
         dcmms.buckets(*[row | {"count": 1, "avg_value": 7.0} for row in rows[::50]])
         dcmms.buckets(*rows[7::90])
         assert _single(source, T).equals(singles)
-        assert read_telemetry(source, instants, 3600).equals(backfill)
-        monkeypatch.setattr(extract, "ROWS_PER_QUERY", 500)
-        monkeypatch.setattr(extract, "ROWS_PER_BACKFILL_QUERY", 500)
+        assert read_telemetry(source, "telemetry_features", instants, 3600).equals(backfill)
+        monkeypatch.setattr(telemetry, "ROWS_PER_QUERY", 500)
+        monkeypatch.setattr(telemetry, "ROWS_PER_BACKFILL_QUERY", 500)
         assert _single(source, T).equals(singles)
         key = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
-        assert read_telemetry(source, instants, 3600).sort_by(key).equals(backfill.sort_by(key))
+        assert read_telemetry(source, "telemetry_features", instants, 3600).sort_by(key).equals(backfill.sort_by(key))
     assert singles["availability_7d"].null_count == 4  # a site of two has one other
 
 
@@ -344,15 +342,15 @@ def test_the_survey_tells_the_blocks_with_copies(dcmms: Dcmms, minutes: int) -> 
     bounds = (ago(days=90), T - width, width.seconds)
     with open_clickhouse(dcmms.settings) as source:
         assert survey_telemetry(source, *bounds) == Survey(len(rows), [])
-        before = read_telemetry(source, [T], width.seconds)
+        before = read_telemetry(source, "telemetry_features", [T], width.seconds)
         copied = [rows[2 * cell] | {"count": 1, "avg_value": 1e6} for cell in (64, 127, 192)]
         dcmms.buckets(*copied, copied[0])
         assert survey_telemetry(source, *bounds) == Survey(len(rows) + 4, [first // 64 + 1, first // 64 + 3])
-        assert read_telemetry(source, [T], width.seconds).equals(before)
+        assert read_telemetry(source, "telemetry_features", [T], width.seconds).equals(before)
 
 
 def _single(source: ClickHouseSource, as_of: datetime) -> pa.Table:
-    return read_telemetry(source, [as_of], 3600).sort_by("asset_id")
+    return read_telemetry(source, "telemetry_features", [as_of], 3600).sort_by("asset_id")
 
 
 def test_buckets_off_the_grid_are_no_copies(dcmms: Dcmms) -> None:
@@ -660,8 +658,8 @@ def completed(dcmms: Dcmms) -> pa.Table:
     """Return the telemetry features as of T with what PostgreSQL knows of the assets."""
     with open_postgres(dcmms.settings) as postgres, open_clickhouse(dcmms.settings) as clickhouse:
         assets = extract_postgres(postgres, "asset_features", T)
-        telemetry = extract_telemetry(clickhouse, T, dcmms.settings.bucket_seconds)
-    return complete_telemetry_features(telemetry, assets)
+        telemetry = extract_telemetry(clickhouse, "telemetry_features", T, dcmms.settings.bucket_seconds)
+    return with_capacity_factors(telemetry, {"asset_features": assets})
 
 
 def test_capacity_factor_is_energy_over_rated_power_and_hours_with_data(dcmms: Dcmms) -> None:

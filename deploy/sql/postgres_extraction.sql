@@ -5,7 +5,8 @@
 --     FEATURE_STORE_PASSWORD=... psql -v ON_ERROR_STOP=1 -d dcmms -f deploy/sql/postgres_extraction.sql
 -- Other names than these: -v role=feature_store -v schema=public
 --
--- A new column in a query needs a line here: `materialize_features.py doctor` names the ones that are missing.
+-- postgres_grants.sql, which belongs beside this file, names the columns; it is made from the queries (`make docs`).
+-- Where a query reads a new one, `materialize_features.py doctor` names it: run this again then.
 
 \getenv password FEATURE_STORE_PASSWORD
 \if :{?password} \else
@@ -41,20 +42,6 @@ select format('grant connect on database %I to %I', current_database(), :'role')
 \gexec
 grant usage on schema :"schema" to :"role";
 
-grant select (
-    id, tenant_id, site_id, type, manufacturer, model, installation_date, status, specifications, metadata, created_at,
-    updated_at
-) on assets to :"role";
-grant select (
-    id, asset_id, type, priority, status, scheduled_end, actual_end, created_at, updated_at
-) on work_orders to :"role";
-grant select (work_order_id, completed_at) on work_order_tasks to :"role";
-grant select (asset_id, severity, triggered_at) on alerts to :"role";
-grant select (id, asset_id, score, calculated_at, created_at) on asset_health_scores to :"role";
-
--- not every site has it
-select format('grant select (asset_id, rated_power_mw) on wind_turbine_metadata to %I', :'role')
-where to_regclass('wind_turbine_metadata') is not null
-\gexec
+\ir postgres_grants.sql
 
 commit;

@@ -2,12 +2,10 @@
 --
 -- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
 -- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once. Where some are stored twice, what
---             features/telemetry_once.sql selects takes the place of the table, as a common table expression.
+--             shared/telemetry_once.sql selects takes the place of the table, as a common table expression.
 -- parameters  as_of: the last instant, in UTC; offsets: how many days (24 h) before it each wanted instant lies, 0 for
 --             the last itself; bucket_seconds: the width of a bucket; sites: ids of the sites to read, none for all.
---             In clickhouse-client:
---                 --param_as_of='2026-01-01 00:00:00' --param_offsets='[0]' --param_bucket_seconds=3600
---                 --param_sites='[]'
+-- fragments   as in the SQL of a single instant
 -- method      Days of a series are added up once, then the days of each window: a bucket is read once for all instants.
 -- completed   as the rows of a single instant
 -- in Python
@@ -15,72 +13,21 @@
 
 with
 
--- the names under which data loggers report a quantity, the preferred one first: add a site's own alias here
-['power_kw', 'active_power_kw', 'power_output_kw', 'power_generation'] as power_names,
-['voltage_v', 'voltage'] as voltage_names,
-['current_a', 'current'] as current_names,
-['temperature_c', 'temperature'] as temperature_names,
-['frequency_hz', 'grid_frequency_hz'] as frequency_names,
-arrayConcat(power_names, voltage_names, current_names, temperature_names, frequency_names) as all_names,
-
--- a bucket starts and ends at a whole second: the as-of instant, rounded down and up
-intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}), 1000000) as as_of_floor,
-intDiv(toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) + 999999, 1000000) as as_of_ceiling,
-
--- A sum of Float64 depends on the order of its terms. So a term is cut into whole multiples of these units, which add
--- up exactly: the same buckets give the same sum in whatever order they come. A larger average than the limit would
--- not fit, and means nothing.
-pow(2, -44) as tiny,
-pow(2, 3) as small,
-pow(2, 50) as large,
-pow(2, 97) as huge,
-1e15 as limit_average,
-1e28 as limit_total,
-
--- buckets -------------------------------------------------------------------------------------------------------------
+(:telemetry_metrics) as metrics,
+(:telemetry_as_of) as as_of,
+toDateTime(as_of.ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC') as first_start,
+toDateTime(as_of.floor - {bucket_seconds:UInt32}, 'UTC') as last_start,
 
 buckets as (
     select
-        asset_id,
-        site_id,
-        -- the number of the name in the list, 0 for any other: grouping by it is twice as fast as by the name
-        toUInt8(transform(metric_name, all_names, arrayEnumerate(all_names), 0)) as metric,
-        time_bucket,
+        *,
         -- seconds from the start of the bucket to the last instant
-        as_of_ceiling - toUInt32(time_bucket) as age,
+        as_of.ceiling - toUInt32(time_bucket) as age,
         -- the 24 h, counted back from the last instant, in which it starts: 0, 1, 2, ...
         toUInt16(intDiv(age - 1, 86400)) as day,
         -- whether it ends in the next ones
-        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of_ceiling - as_of_floor as straddles,
-        count as samples,
-        -- a bucket without samples or without a finite average is missing for its metric
-        samples > 0 and abs(avg_value) < limit_average as is_measured,
-        anomaly_count,
-        avg_value,
-        min_value,
-        max_value,
-        if(is_measured, avg_value, 0) as average,
-        if(abs(sum_value) < limit_total, sum_value, samples * average) as total,
-        if(abs(stddev_value) < limit_average, stddev_value, 0) as deviation,
-        samples * (deviation * deviation + average * average) as squares,
-        -- how many of each unit
-        toInt64(average * (1 / small)) as average_small,
-        toInt64((average - average_small * small) * (1 / tiny)) as average_tiny,
-        toInt64(total * (1 / large)) as total_large,
-        total - total_large * large as total_rest,
-        toInt64(total_rest * (1 / small)) as total_small,
-        toInt64((total_rest - total_small * small) * (1 / tiny)) as total_tiny,
-        toInt64(squares * (1 / huge)) as squares_huge,
-        squares - squares_huge * huge as squares_rest,
-        toInt64(squares_rest * (1 / large)) as squares_large,
-        squares_rest - squares_large * large as squares_rest_2,
-        toInt64(squares_rest_2 * (1 / small)) as squares_small,
-        toInt64((squares_rest_2 - squares_small * small) * (1 / tiny)) as squares_tiny
-    from telemetry_aggregates
-    where
-        time_bucket >= toDateTime(as_of_ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UTC')
-        and time_bucket <= toDateTime(as_of_floor - {bucket_seconds:UInt32}, 'UTC')
-        and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
+        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
+    from (:telemetry_buckets)
 ),
 
 -- days, then windows of days: the rows of all instants at once --------------------------------------------------------
@@ -88,7 +35,7 @@ buckets as (
 days as (
     select
         asset_id,
-        metric,
+        metric,  -- grouping by it is twice as fast as by the name
         day,
         straddles,
         count() as day_rows,
@@ -103,15 +50,13 @@ days as (
         maxIf(max_value, is_measured and isFinite(max_value)) as day_max,
         countIf(is_measured and isFinite(min_value)) as day_mins,
         countIf(is_measured and isFinite(max_value)) as day_maxes,
-        sumIf(average_small, is_measured) as day_average_small,
-        sumIf(average_tiny, is_measured) as day_average_tiny,
-        sumIf(total_large, is_measured) as day_total_large,
-        sumIf(total_small, is_measured) as day_total_small,
-        sumIf(total_tiny, is_measured) as day_total_tiny,
-        sumIf(squares_huge, is_measured) as day_squares_huge,
-        sumIf(squares_large, is_measured) as day_squares_large,
-        sumIf(squares_small, is_measured) as day_squares_small,
-        sumIf(squares_tiny, is_measured) as day_squares_tiny
+        -- of the averages, the totals and the squares: how many of each unit, the largest first
+        [
+            sumIf(average_small, is_measured), sumIf(average_tiny, is_measured),
+            sumIf(total_large, is_measured), sumIf(total_small, is_measured), sumIf(total_tiny, is_measured),
+            sumIf(squares_huge, is_measured), sumIf(squares_large, is_measured),
+            sumIf(squares_small, is_measured), sumIf(squares_tiny, is_measured)
+        ] as day_units
     from buckets
     group by asset_id, metric, day, straddles
 ),
@@ -133,17 +78,9 @@ days_of_instants as (
 series as (
     select
         asset_id,
-        metric,
         days_ago,
-        multiIf(
-            metric = 0, '',
-            has(power_names, all_names[metric]), 'power',
-            has(voltage_names, all_names[metric]), 'voltage',
-            has(current_names, all_names[metric]), 'current',
-            has(temperature_names, all_names[metric]), 'temperature',
-            'frequency'
-        ) as quantity,
-        max(day_last_bucket) as last_bucket,
+        metric,
+        max(day_last_bucket) as newest_start,
         sumIf(day_rows, back < 7) as rows_7d,
         sumIf(day_rows, back < 30) as rows_30d,
         sumIf(day_anomalies, back < 7) as anomalies_7d,
@@ -154,52 +91,17 @@ series as (
         sum(day_measured) as buckets_90d,
         maxIf(day_largest_average, day_measured > 0) as largest_average,
         argMaxIf(day_last_site, day_last_measured, day_measured > 0) as last_site,
-        nullIf(sumIf(day_samples, back < 7), 0) as samples_7d,
-        nullIf(sumIf(day_samples, back < 30), 0) as samples_30d,
+        sumIf(day_samples, back < 7) as samples_7d,
+        sumIf(day_samples, back < 30) as samples_30d,
         minOrNullIf(day_min, back < 7 and day_mins > 0) as min_7d,
         maxOrNullIf(day_max, back < 7 and day_maxes > 0) as max_7d,
-        sumIf(day_average_small, back < 7) * small + sumIf(day_average_tiny, back < 7) * tiny as average_sum_7d,
-        sumIf(day_average_small, back < 30) * small + sumIf(day_average_tiny, back < 30) * tiny as average_sum_30d,
-        sumIf(day_total_large, back < 7) * large + sumIf(day_total_small, back < 7) * small
-        + sumIf(day_total_tiny, back < 7) * tiny as total_7d,
-        sumIf(day_total_large, back < 30) * large + sumIf(day_total_small, back < 30) * small
-        + sumIf(day_total_tiny, back < 30) * tiny as total_30d,
-        sumIf(day_squares_huge, back < 7) * huge + sumIf(day_squares_large, back < 7) * large
-        + sumIf(day_squares_small, back < 7) * small + sumIf(day_squares_tiny, back < 7) * tiny as squares_7d,
-        sumIf(day_squares_huge, back < 30) * huge + sumIf(day_squares_large, back < 30) * large
-        + sumIf(day_squares_small, back < 30) * small + sumIf(day_squares_tiny, back < 30) * tiny as squares_30d,
-        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
-        total_7d / samples_7d as mean_7d,
-        total_30d / samples_30d as mean_30d,
-        -- greatest() of newer engines passes over NULL
-        if(samples_7d > 0, sqrt(greatest(squares_7d / samples_7d - mean_7d * mean_7d, 0)), null) as std_7d,
-        if(samples_30d > 0, sqrt(greatest(squares_30d / samples_30d - mean_30d * mean_30d, 0)), null) as std_30d
+        sumForEachIf(day_units, back < 7) as units_7d,
+        sumForEachIf(day_units, back < 30) as units_30d
     from days_of_instants
     group by asset_id, metric, days_ago
 ),
 
--- one row per asset and instant; of several names of a quantity the preferred one that was reported in the 90 d
-assets as (
-    select
-        asset_id,
-        days_ago,
-        max(last_bucket) as newest_bucket,
-        if(sum(rows_7d) > 0, least(sum(anomalies_7d), 2147483647), null) as all_anomalies_7d,
-        if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
-        least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
-        argMinIf(
-            (mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power' and buckets_90d > 0
-        ) as power,
-        argMinIf(
-            (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power' and buckets_90d > 0
-        ) as energy,
-        argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage' and buckets_90d > 0) as voltage,
-        argMinIf((mean_7d, std_7d), metric, quantity = 'current' and buckets_90d > 0) as electric_current,
-        argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature' and buckets_90d > 0) as temperature,
-        argMinIf((mean_7d, std_7d), metric, quantity = 'frequency' and buckets_90d > 0) as frequency
-    from series
-    group by asset_id, days_ago
-),
+assets as (:telemetry_assets),
 
 -- availability: an asset against the others of its site, all instants in arrays as long as `offsets` ------------------
 
@@ -211,7 +113,7 @@ power_of_instants as (
         greatest(0, argMin(largest_average, metric) / 100) as threshold,
         count() over (partition by argMin(last_site, metric), days_ago) as site_assets
     from series
-    where metric between 1 and length(power_names) and buckets_90d > 0
+    where metric between 1 and length(metrics.power_names) and buckets_90d > 0
     group by asset_id, days_ago
 ),
 
@@ -254,7 +156,7 @@ power_buckets as (
         on buckets.asset_id = power_series.asset_id and buckets.metric = power_series.preferred_metric
     where
         buckets.is_measured
-        and buckets.metric between 1 and length(power_names)
+        and buckets.metric between 1 and length(metrics.power_names)
         and buckets.day < 30 + arrayMax({offsets:Array(UInt16)})
 ),
 
@@ -314,60 +216,6 @@ availabilities as (
         arrayZip({offsets:Array(UInt16)}, produced_7d, productive_7d, produced_30d, productive_30d) as instants
 )
 
-select
-    {as_of:DateTime64(6, 'UTC')} - toIntervalDay(assets.days_ago) as event_timestamp,
-    lower(toString(assets.asset_id)) as asset_id,
-    -- power
-    toFloat32(assets.power.1) as rolling_avg_power_7d,
-    toFloat32(assets.power.2) as rolling_std_power_7d,
-    toFloat32(assets.power.3) as rolling_min_power_7d,
-    toFloat32(assets.power.4) as rolling_max_power_7d,
-    toFloat32(assets.power.5) as rolling_avg_power_30d,
-    toFloat32(assets.power.6) as rolling_std_power_30d,
-    -- voltage, current, temperature, frequency
-    toFloat32(assets.voltage.1) as rolling_avg_voltage_7d,
-    toFloat32(assets.voltage.2) as rolling_std_voltage_7d,
-    toFloat32(assets.voltage.3) as rolling_min_voltage_7d,
-    toFloat32(assets.voltage.4) as rolling_max_voltage_7d,
-    toFloat32(assets.electric_current.1) as rolling_avg_current_7d,
-    toFloat32(assets.electric_current.2) as rolling_std_current_7d,
-    toFloat32(assets.temperature.1) as rolling_avg_temperature_7d,
-    toFloat32(assets.temperature.2) as rolling_std_temperature_7d,
-    toFloat32(assets.temperature.3) as rolling_max_temperature_7d,
-    toFloat32(assets.frequency.1) as rolling_avg_frequency_7d,
-    toFloat32(assets.frequency.2) as rolling_std_frequency_7d,
-    -- anomalies
-    toInt32(assets.all_anomalies_7d) as anomaly_count_7d,
-    toInt32(assets.all_anomalies_30d) as anomaly_count_30d,
-    toInt32(assets.all_anomalies_90d) as anomaly_count_90d,
-    -- energy
-    if(assets.energy.1 > 0, assets.energy.3 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_7d,
-    if(assets.energy.2 > 0, assets.energy.4 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_30d,
-    toFloat32(24 * assets.energy.4 / nullIf(assets.energy.2, 0)) as avg_daily_generation_kwh,
-    -- availability and coverage
-    toFloat32(availabilities.available_7d) as availability_7d,
-    toFloat32(availabilities.available_30d) as availability_30d,
-    toFloat32(
-        nullIf(assets.energy.1, 0)
-        / nullIf(
-            -- whole buckets of the clock grid: from the first that starts in the window to the last that ends in it
-            intDiv(as_of_floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
-            - intDiv(
-                as_of_ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}
-            ),
-            0
-        )
-    ) as telemetry_coverage_7d,
-    toFloat32(
-        toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) / 3600000000
-        - 24 * assets.days_ago
-        - (toUnixTimestamp(assets.newest_bucket) + {bucket_seconds:UInt32}) / 3600
-    ) as hours_since_last_telemetry,
-    -- inputs of the capacity factor that are no features
-    assets.energy.1 * {bucket_seconds:UInt32} / 3600 as power_hours_7d,
-    assets.energy.2 * {bucket_seconds:UInt32} / 3600 as power_hours_30d,
-    -- the newest fact that this row rests on
-    toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
-from assets
-left join availabilities on assets.asset_id = availabilities.asset_id and assets.days_ago = availabilities.days_ago
+select *
+from (:telemetry_rows)
 order by event_timestamp, asset_id

@@ -4,12 +4,10 @@ A driver cuts `postgresql://user:p@ss@host/db` at the wrong @ and complains abou
 to be well-formed before any driver sees it, and the passwords in it are kept out of all messages.
 """
 
-import inspect
 import json
 import re
+from collections.abc import Collection
 from urllib.parse import parse_qsl
-
-from redis import Redis
 
 from pipeline.base.errors import keep_secret
 
@@ -44,11 +42,11 @@ def checked_http_address(address: str) -> str:
     return address
 
 
-def checked_redis_connection(connection: str, *, single: bool) -> str:
+def checked_redis_connection(connection: str, known: Collection[str] | None) -> str:
     """Return `connection`, in Feast's form `host:port,option=value,...`.
 
     Raises `ValueError`, without any part of it but names of options, where Feast would read something else than what
-    is meant. `single` says that it is for a single Redis, whose options are known.
+    is meant. `known` are the options of a single Redis, None for the nodes of a cluster.
     """
     parts = connection.split(",")
     nodes = [part for part in parts if "=" not in part]
@@ -58,10 +56,9 @@ def checked_redis_connection(connection: str, *, single: bool) -> str:
             keep_secret(value)
     if connection.startswith(("redis://", "rediss://")):
         raise ValueError("is a redis:// URL, which Feast does not read: write host:port,ssl=true,password=...")
-    if "=" in parts[0] or not all(_REDIS_NODE.fullmatch(node) for node in nodes) or (single and len(nodes) > 1):
+    if "=" in parts[0] or not all(_REDIS_NODE.fullmatch(node) for node in nodes) or (known and len(nodes) > 1):
         raise ValueError("is no host:port,option=value,...; a password must have no comma, Feast cuts it there")
-    known = inspect.signature(Redis).parameters
-    if single and any(name not in known for name, _ in options):
+    if known and any(name not in known for name, _ in options):
         raise ValueError("has an option that the client of Redis does not have; a password must have no comma")
     for name, value in options:
         if name == "password" and _as_feast_reads(value) != value:

@@ -1,19 +1,40 @@
-"""The one exception whose text is for the person who runs the command, and how the words of others get into it."""
+"""The one exception whose text is for the person who runs the command, and how the words of others get into it.
+
+PipelineError         exit code 1    a person can put it right
+├── Unavailable       1              may pass by itself: worth another attempt
+├── WrongOption       64             options that cannot be meant
+├── ClockError        1              a clock is wrong
+└── LockHeld          75             another run is busy
+"""
 
 import json
+import os
 import re
 from urllib.parse import quote, quote_plus, unquote
 
+import click
 
-class PipelineError(Exception):
-    """Something that a person can put right. The text is one line: what failed, where, and what to do next."""
 
-    # What the command that ends with it returns to the shell.
-    exit_code = 1
+class PipelineError(click.ClickException):
+    """Something that a person can put right. The text is one line: what failed, where, and what to do next.
+
+    The last may be given apart, as a sentence, for those who show it apart. A command that ends with it prints the text
+    and returns the class's `exit_code` to the shell.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what, self.advice = what, advice
 
 
 class Unavailable(PipelineError):
     """A server is out of reach or has broken off, for reasons that may pass: the same again can well succeed."""
+
+
+class WrongOption(PipelineError):
+    """Options that are well-formed and cannot be meant together. The exit code is EX_USAGE of sysexits.h."""
+
+    exit_code = os.EX_USAGE
 
 
 # Passwords of this process in every form that a message can hold them in. Shorter ones than this are left alone: they

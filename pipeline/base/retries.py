@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
+from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError, Unavailable
 from pipeline.base.stop import raise_if_stopped
 
@@ -81,13 +83,14 @@ class _Patience:
     def announce(self, state: RetryCallState) -> None:
         """Say that there will be another attempt; raises `Stopped` where a stop has caused the error."""
         raise_if_stopped()
-        logger.warning("%s; trying again in %.1f s", _error(state), state.upcoming_sleep)
+        logger.warning("%s; trying again in %s", _error(state), duration(state.upcoming_sleep))
 
 
 def _give_up(state: RetryCallState) -> None:
     error = _error(state)
-    raise PipelineError(str(error)) from error
+    raise PipelineError(error.what, error.advice) from error
 
 
-def _error(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+def _error(state: RetryCallState) -> Unavailable:
+    """Return what the attempt has raised: nothing else is tried again."""
+    return cast(Unavailable, state.outcome and state.outcome.exception())

@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
 from pipeline.base.errors import PipelineError, keep_secret
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:

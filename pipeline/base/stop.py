@@ -3,14 +3,17 @@
 Python runs a signal handler in the main thread, between two bytecodes. That ends everything that waits in Python, such
 as Redis and HTTP, by an exception that cleans up on its way. It does not reach a main thread that waits in C: libpq in
 the middle of a `COPY`, the embedded ClickHouse engine. So a second thread hears of each signal, too: it breaks off what
-can be broken off, and ends the process where the main thread has not done so in time. Nothing half-written is visible
-then: files are renamed into place when they are complete, and the locks of PostgreSQL go with their connection.
+can be broken off, and ends the process where the main thread has not done so in time, or at a second Ctrl-C. Nothing
+half-written is visible then: files are renamed into place when they are complete, and the locks of PostgreSQL go with
+their connection.
 """
 
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -91,7 +94,6 @@ class _Guard:
     """The signal handlers, and the thread that sees to it that the process ends."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.ended = threading.Event()
         self._say = say
         self.stopped: Stopped | None = None
         self._timer: threading.Timer | None = None
@@ -105,7 +107,6 @@ class _Guard:
 
     def dismiss(self) -> None:
         """Put everything back as it was."""
-        self.ended.set()
         if self._timer:
             self._timer.cancel()
         sys.unraisablehook = self._previous_hook
@@ -126,7 +127,7 @@ class _Guard:
         self._timer.start()
 
     def _raise(self, signum: int, _frame: FrameType | None) -> None:
-        if self.stopped is None:  # a second signal must not break off the cleaning up
+        if self.stopped is None:  # a second one must not break off the cleaning up: `_watch` sees to it
             self.stopped = Stopped(signum, self._over)
             raise self.stopped
 
@@ -136,17 +137,27 @@ class _Guard:
             self._previous_hook(unraisable)
 
     def _watch(self) -> None:
-        """Wait for the byte that the interpreter writes at a signal."""
-        while byte := os.read(self._reader, 1):
-            if byte[0] in _EXIT_CODES:
-                self._end(Stopped(byte[0], self._over))
-        os.close(self._reader)
+        """Wait for the bytes that the interpreter writes at signals, until `dismiss` closes the pipe."""
+        stopped: Stopped | None = None
+        deadline: float | None = None
+        while True:
+            left = max(deadline - time.monotonic(), 0) if deadline else None
+            readable, _, _ = select.select([self._reader], [], [], left)
+            byte = os.read(self._reader, 1) if readable else None
+            if byte == b"":
+                os.close(self._reader)
+                return
+            if byte and byte[0] not in _EXIT_CODES:
+                continue
+            if byte and stopped is None:
+                stopped, deadline = Stopped(byte[0], self._over), time.monotonic() + GRACE_SECONDS
+                for call in reversed(_at_stop):
+                    threading.Thread(target=_quietly, args=(call, stopped), daemon=True).start()
+            elif stopped and (byte is None or byte[0] == signal.SIGINT):
+                # too late, or asked for again by somebody who waits
+                self._exit(stopped)
 
-    def _end(self, stopped: Stopped) -> None:
-        for call in reversed(_at_stop):
-            threading.Thread(target=_quietly, args=(call, stopped), daemon=True).start()
-        if self.ended.wait(GRACE_SECONDS):
-            return
+    def _exit(self, stopped: Stopped) -> None:
         if sys.stderr.isatty():
             sys.stderr.write("\033[?25h\n")  # the cursor, which progress bars hide
         self._say(str(stopped))

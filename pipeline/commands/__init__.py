@@ -1,1 +1,1 @@
-"""The command line and the screen."""
+"""The command line and the screen. Feast takes seconds to import: commands import it when they run, not before."""

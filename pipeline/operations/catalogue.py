@@ -4,8 +4,7 @@ from feast import FeatureService, FeatureView, Field
 
 from features.failure_within_7d import LABEL, LABEL_SQL
 from features.fields import range_of
-from features.services import predictive_maintenance_v1
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 
 _HEAD = """\
 # Feature catalogue
@@ -40,7 +39,7 @@ def catalogue() -> str:
         _HEAD,
         *(_view_section(view) for view in VIEWS.values()),
         _LABEL,
-        _service_section(predictive_maintenance_v1),
+        *(_service_section(service) for service in SERVICES.values()),
     ]
     return "\n".join(parts)
 
@@ -52,7 +51,7 @@ def _view_section(view: FeatureView) -> str:
         f"{len(view.features)} features",
         f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
         f"{view.tags['engine']}, SQL [{view.tags['sql']}](../{view.tags['sql']})",
-        f"ttl {view.ttl.days} d",
+        f"ttl {view.ttl.days} d" if view.ttl else "no ttl",
         f"owner {view.owner}",
     ]
     return "\n".join([f"## {view.name}", "", view.description, "", " · ".join(facts), "", *map(_table_row, rows), ""])

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 from rich import box
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.base.clock import CLOCK_TOLERANCE
+from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.views import VIEW_NAMES
 from pipeline.registry.feast_store import registry_engine, registry_error
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
@@ -104,8 +104,8 @@ def _views_table(views: list[ViewAge]) -> Table:
             view.view,
             _time(view.as_of),
             _time(view.newest_source),
-            _length(view.age),
-            _length(view.limit),
+            duration(view.age.total_seconds()) if view.age is not None else "-",
+            duration(view.limit.total_seconds()),
             view.verdict,
         )
     return table
@@ -114,7 +114,7 @@ def _views_table(views: list[ViewAge]) -> Table:
 def _runs_table(runs: list[PastRun]) -> Table:
     table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
-        justify = "left" if heading == "run" or "UTC" in heading else "right"
+        justify: JustifyMethod = "left" if heading == "run" or "UTC" in heading else "right"
         table.add_column(heading, no_wrap=True, justify=justify)
     table.add_column("outcome", no_wrap=True)
     table.add_column("error")
@@ -136,16 +136,3 @@ def _runs_table(runs: list[PastRun]) -> Table:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"
-
-
-def _length(length: timedelta | None) -> str:
-    """Return a length of time as a person says it: `45 min`, `1 h 20 min`, `3 d 4 h`, `30 d`."""
-    if length is None:
-        return "-"
-    if length < timedelta(0):  # of a clock that has been put back
-        return f"-{_length(-length)}"
-    minutes = int(length.total_seconds() // 60)
-    days, hours = minutes // 1440, minutes // 60 % 24
-    if days:
-        return f"{days} d {hours} h" if days < 10 else f"{days} d"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

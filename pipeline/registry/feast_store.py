@@ -1,26 +1,29 @@
 """The Feast feature store that a run publishes through: its configuration, its registry and what is registered."""
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
 from feast.infra.registry.sql import SqlRegistry
 from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from pydantic import ValidationError
+from redis import Redis
 from sqlalchemy import Engine
 from yaml import MarkedYAMLError, YAMLError
 
+from pipeline import REPOSITORY
+from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
-from pipeline.base.errors import PipelineError, first_line, redacted
-from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
 from pipeline.base.retries import attempts
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline.base.specs import VIEWS
 
 
 def load_store_config(path: Path | None = None) -> RepoConfig:
@@ -72,10 +75,8 @@ def _connected(config: RepoConfig) -> FeatureStore:
         store = FeatureStore(config=config)
         store.registry.list_projects()
     except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
-        text = (
-            f"Feast registry: {first_line(error)}. Check its path in feature_store.yaml, and that its database is up."
-        )
-        raise pipeline_error(error, text) from error
+        advice = "Check its path in feature_store.yaml, and that its database is up."
+        raise registry_error(error, f"Feast registry: {first_line(error)}. {advice}") from error
     return store
 
 
@@ -89,9 +90,14 @@ def registry_engine(store: FeatureStore) -> Engine:
     return store.registry.write_engine
 
 
-def registry_error(error: BaseException) -> PipelineError:
-    """Return what to raise for `error`, of the registry or its driver."""
-    return pipeline_error(error, f"Feast registry: {first_line(error)}. Is its database up?")
+def registry_error(error: Exception, text: str | None = None) -> PipelineError:
+    """Return what to raise for `error`, of Feast, SQLAlchemy or the driver: `Unavailable` where it may pass."""
+    cause = getattr(error, "orig", error)
+    may_pass = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and libpq.may_pass(
+        cause.sqlstate, str(cause)
+    )
+    text = text or f"Feast registry: {first_line(error)}. Is its database up?"
+    return Unavailable(text) if may_pass else PipelineError(text)
 
 
 def registered_view(store: FeatureStore, name: str) -> FeatureView:
@@ -113,13 +119,13 @@ def _check_addresses(config: RepoConfig) -> None:
             _named(f"registry.{name}", checked_postgres_url, str(url))
     online = config.online_store
     if isinstance(online, RedisOnlineStoreConfig):
-        single = online.redis_type == RedisType.redis
-        _named("online_store.connection_string", checked_redis_connection, online.connection_string, single=single)
+        known = inspect.signature(Redis).parameters if online.redis_type == RedisType.redis else None
+        _named("online_store.connection_string", checked_redis_connection, online.connection_string, known)
 
 
-def _named(name: str, check: Callable[..., str], *arguments: str, **options: bool) -> None:
+def _named(name: str, check: Callable[..., str], *arguments: object) -> None:
     try:
-        check(*arguments, **options)
+        check(*arguments)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
 

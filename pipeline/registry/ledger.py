@@ -21,11 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.fault_points import fault_point
-from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts
 from pipeline.base.stop import asked_to_stop, at_stop
-from pipeline.registry.feast_store import registry_engine
+from pipeline.registry.feast_store import registry_engine, registry_error
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +165,7 @@ class Ledger:
                 connection.execute(text("set local statement_timeout = '10s'"))
                 yield connection
         except SQLAlchemyError as error:
-            raise pipeline_error(error, f"Run ledger {RUNS.name}: {first_line(error)}") from error
+            raise registry_error(error, f"Run ledger {RUNS.name}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from feast import FeatureStore
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.retries import attempts
 from pipeline.registry.feast_store import registry_engine, registry_error
@@ -26,6 +28,7 @@ from pipeline.registry.feast_store import registry_engine, registry_error
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+_HOLDER = text(Path(__file__).with_name("lock_holder.sql").read_text(encoding="utf-8"))
 # Seconds after which PostgreSQL gives up a host that vanished without a word: idle, then 3 probes 10 s apart. The lock
 # is idle for the length of a run, which a server may be set to end sessions for.
 _SESSION = {
@@ -115,19 +118,7 @@ def lock_key(project: str) -> int:
 def lock_holder(connection: Connection, project: str) -> Holder | None:
     """Return who holds the lock of `project`, None if nobody does."""
     key = lock_key(project) % 2**64
-    row = connection.execute(
-        text(
-            """
-            select pid, nullif(application_name, ''), host(client_addr), backend_start at time zone 'UTC'
-            from pg_locks
-            left join pg_stat_activity using (pid)
-            where locktype = 'advisory' and granted and objsubid = 1
-                and database = (select oid from pg_database where datname = current_database())
-                and classid::bigint = :high and objid::bigint = :low
-            """
-        ),
-        {"high": key >> 32, "low": key % 2**32},
-    ).one_or_none()
+    row = connection.execute(_HOLDER, {"high": key >> 32, "low": key % 2**32}).one_or_none()
     return Holder(*row) if row else None
 
 
@@ -165,7 +156,7 @@ def _acquire(connection: Connection, project: str, wait: float | None) -> None:
     while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": lock_key(project)}):
         holder = lock_holder(connection, project)
         if time.monotonic() >= deadline:
-            waited = f" after {wait:g} s of waiting" if wait else ""
+            waited = f" after {duration(wait)} of waiting" if wait else ""
             advice = "try again later" if wait else "wait for it with --wait"
             raise LockHeld(f"Project {project} is busy{waited}: {holder or 'another run'} holds its lock; {advice}")
         if holder and holder != told:

@@ -10,18 +10,17 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import WrongOption
 from pipeline.base.retries import retrying_for
-from pipeline.base.schemas import TIMESTAMP
 from pipeline.base.settings import Settings
-from pipeline.base.views import ASSETS, TELEMETRY, WORK_ORDERS
+from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
 from pipeline.sources import extract
-from pipeline.sources.bucket_width import check_bucket_width
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
+from pipeline.sources.telemetry import check_bucket_width, read_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +53,20 @@ class BackfillResult:
 def instants_between(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
     """Return the as-of instants from `start` (inclusive) to `end` (exclusive), `every` apart.
 
-    Raises `PipelineError` where `start` is not before `end`, an instant lies in the future, or `every` does not
+    Raises `WrongOption` where `start` is not before `end`, an instant lies in the future, or `every` does not
     divide the windows of the features, which are whole days.
     """
     if start >= end:
-        raise PipelineError(f"--start {start.isoformat()} is not before --end {end.isoformat()}")
+        raise WrongOption(f"--start {start.isoformat()} is not before --end {end.isoformat()}")
     if every % DAY and DAY % every:
-        raise PipelineError(
+        raise WrongOption(
             f"--every {every // timedelta(hours=1)}h does not divide the windows of the features, which are "
             "whole days: take hours that divide 24, or days"
         )
     count = -(-(end - start) // every)
     last = start + (count - 1) * every
     if last > datetime.now(UTC):
-        raise PipelineError(f"--end {end.isoformat()}: the instant {last.isoformat()} is in the future")
+        raise WrongOption(f"--end {end.isoformat()}: the instant {last.isoformat()} is in the future")
     return [start + number * every for number in range(count)]
 
 
@@ -96,19 +95,16 @@ def backfill(
     progress(result.present, len(instants))
     if not wanted:
         return result
+    from_postgres, from_clickhouse = (extract.views_to_read(views, engine) for engine in ("postgresql", "clickhouse"))
     with retrying_for(settings.retry_seconds), ExitStack() as stack:
-        postgres = stack.enter_context(open_postgres(settings))
-        clickhouse = None
-        if ASSETS in views or TELEMETRY in views:
-            clickhouse = stack.enter_context(open_clickhouse(settings))
+        postgres = stack.enter_context(open_postgres(settings)) if from_postgres else None
+        clickhouse = stack.enter_context(open_clickhouse(settings)) if from_clickhouse else None
+        if clickhouse:
             check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
         for chunk in chunks_of(wanted):
-            tables = {}
-            if ASSETS in views or TELEMETRY in views:
-                tables[ASSETS] = extract.read_postgres(postgres, ASSETS, chunk)
-                tables[TELEMETRY] = extract.read_telemetry(clickhouse, chunk, settings.bucket_seconds)
-            if WORK_ORDERS in views:
-                tables[WORK_ORDERS] = extract.read_postgres(postgres, WORK_ORDERS, chunk)
+            tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
+            for view in from_clickhouse:
+                tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
             for group in _gate_groups(chunk, max(table.num_rows for table in tables.values())):
                 made = {instant: _snapshots_of(settings, instant, views, tables, overwrite) for instant in group}
                 unsound = _unsound_views(made)
@@ -149,13 +145,8 @@ def _snapshots_of(
 ) -> dict[str, pa.Table]:
     """Return the snapshots of one instant that are to be written, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
-    complete = {
-        ASSETS: lambda: extract.complete_asset_features(rows[ASSETS], rows[TELEMETRY]),
-        TELEMETRY: lambda: extract.complete_telemetry_features(rows[TELEMETRY], rows[ASSETS]),
-        WORK_ORDERS: lambda: rows[WORK_ORDERS],
-    }
     return {
-        view: extract.as_snapshot(view, complete[view](), datetime.now(UTC))
+        view: extract.as_snapshot(view, extract.completed(SPECS[view], rows), datetime.now(UTC))
         for view in views
         if overwrite or not snapshot_path(settings.feature_data_dir, view, instant).exists()
     }

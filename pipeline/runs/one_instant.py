@@ -1,4 +1,4 @@
-"""One run: read the asked views as of one instant, keep their snapshots, publish them."""
+"""One instant: read the asked views as of one instant, keep their snapshots, publish them."""
 
 import logging
 import time
@@ -10,14 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
+from features.view_spec import ViewSpec
 from pipeline.base.clock import ClockError, is_ahead
 from pipeline.base.errors import PipelineError, Unavailable
 from pipeline.base.fault_points import fault_point
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts, retrying_for
 from pipeline.base.settings import Settings
+from pipeline.base.specs import SPECS
 from pipeline.base.stop import raise_if_stopped
-from pipeline.base.views import ASSETS, ENGINE_REDIS, TELEMETRY, VIEW_NAMES, WORK_ORDERS
+from pipeline.base.views import ASSETS, ENGINE_REDIS, VIEW_NAMES
 from pipeline.online import publish as online
 from pipeline.online import verify
 from pipeline.registry.feast_store import registered_view
@@ -35,6 +37,7 @@ from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.telemetry import extract_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +70,17 @@ def materialize(
     dictionary given as `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the
     future of PostgreSQL.
     """
-    run = _Run(settings, as_of, views, engine, lock, progress, {} if results is None else results)
+    work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     with retrying_for(settings.retry_seconds):
-        run.read()
-        run.check(accept_drop=accept_drop, keep_rejected=not dry_run)
+        work.read()
+        work.check(accept_drop=accept_drop, keep_rejected=not dry_run)
         if not dry_run:
-            run.keep(store)
-    return [run.results[view] for view in views]
+            work.keep(store)
+    return [work.results[view] for view in views]
 
 
-class _Run:
-    """The state of one run. A step that fails fails its view, and what depends on it, but not the run."""
+class _Materialization:
+    """The state of one materialization. A step that fails fails its view, and what depends on it, but not the run."""
 
     def __init__(
         self,
@@ -103,18 +106,19 @@ class _Run:
 
     def read(self) -> None:
         """Read the databases and make the snapshots of the asked views in memory."""
-        self._read_postgres()
-        self._read_clickhouse()
+        self._read_postgres(extract.views_to_read(self.views, "postgresql"))
+        self._read_clickhouse(extract.views_to_read(self.views, "clickhouse"))
         created = datetime.now(UTC)
-        for view, complete in {
-            WORK_ORDERS: lambda: self.raw[WORK_ORDERS],
-            ASSETS: self._complete_assets,
-            TELEMETRY: self._complete_telemetry,
-        }.items():
-            if view not in self.views or view not in self.raw:
+        for view in self.views:
+            if view not in self.raw:
                 continue
             with self._step(view, "combining"):
-                table = complete()
+                table = extract.completed(SPECS[view], self._with_stand_ins(SPECS[view]))
+                if not table.num_rows and (read := self.raw[view].num_rows):
+                    raise PipelineError(
+                        f"PostgreSQL knows none of the {read} assets that have telemetry in ClickHouse: "
+                        "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
+                    )
                 result = self.results[view]
                 result.rows = table.num_rows
                 result.newest_source = pc.max(table["newest_source_at"]).as_py()
@@ -148,24 +152,18 @@ class _Run:
             with self._step(view, "publishing"):
                 self._publish(view, store)
 
-    def _read_postgres(self) -> None:
-        needed = [
-            view
-            for view, is_needed in (
-                (ASSETS, ASSETS in self.views or TELEMETRY in self.views),
-                (WORK_ORDERS, WORK_ORDERS in self.views),
-            )
-            if is_needed
-        ]
+    def _read_postgres(self, views: list[str]) -> None:
+        if not views:
+            return
         try:
             for attempt in attempts():
                 # All views from one transaction: where it is lost, none of them counts.
                 with attempt, open_postgres(self.settings) as source:
-                    self._read_views(source, needed)
+                    self._read_views(source, views)
         except ClockError:
             raise
         except PipelineError as error:
-            self._fail(needed, error)
+            self._fail(views, error)
 
     def _read_views(self, source: PostgresSource, views: list[str]) -> None:
         source.check_instant(self.as_of)
@@ -176,41 +174,45 @@ class _Run:
                 read[view] = extract.extract_postgres(source, view, self.as_of)
         self.raw |= read
 
-    def _read_clickhouse(self) -> None:
-        if ASSETS in self.views or TELEMETRY in self.views:
-            with self._step(TELEMETRY, "reading"), open_clickhouse(self.settings) as source:
-                self.raw[TELEMETRY] = extract.extract_telemetry(source, self.as_of, self.settings.bucket_seconds)
+    def _read_clickhouse(self, views: list[str]) -> None:
+        if not views:
+            return
+        try:
+            with open_clickhouse(self.settings) as source:
+                for view in views:
+                    with self._step(view, "reading"):
+                        seconds = self.settings.bucket_seconds
+                        self.raw[view] = extract_telemetry(source, view, self.as_of, seconds)
+        except PipelineError as error:
+            self._fail(views, error, "reading")
 
-    def _complete_assets(self) -> pa.Table:
-        if TELEMETRY not in self.raw:
-            if snapshot_path(self.settings.feature_data_dir, ASSETS, self.as_of).exists():
-                raise PipelineError("the snapshot of this instant stays: without telemetry a new one would know less")
-            self._note(ASSETS, "health_score is computed without its telemetry component")
-        return extract.complete_asset_features(self.raw[ASSETS], self.raw.get(TELEMETRY))
+    def _with_stand_ins(self, spec: ViewSpec) -> dict[str, pa.Table]:
+        """Return the extracted rows; for a view that `spec` needs and that failed, what stands in for it, if anything.
 
-    def _complete_telemetry(self) -> pa.Table:
-        assets = self.raw.get(ASSETS)
-        if assets is None:
-            path = newest_snapshot(self.settings.feature_data_dir, ASSETS, until=self.as_of)
+        Raises `PipelineError` where `spec` cannot do without.
+        """
+        data_dir, rows = self.settings.feature_data_dir, dict(self.raw)
+        for need in spec.needs:
+            if need.view in rows:
+                continue
+            if need.without:
+                if snapshot_path(data_dir, spec.name, self.as_of).exists():
+                    raise PipelineError(
+                        f"the snapshot of this instant stays: without {need.view} a new one would know less"
+                    )
+                self._note(spec.name, need.without)
+                continue
+            path = newest_snapshot(data_dir, need.view, until=self.as_of)
             if path is None:
-                raise PipelineError(
-                    "needs the assets of PostgreSQL, and there is no earlier snapshot of asset_features"
-                )
-            assets = read_snapshot(path, ["asset_id", "installed_capacity_kw"])
-            self._note(TELEMETRY, f"assets and their capacities are those of the asset_features snapshot {path.stem}")
-        telemetry = self.raw[TELEMETRY]
-        known = extract.complete_telemetry_features(telemetry, assets)
-        if not known.num_rows:
-            raise PipelineError(
-                f"PostgreSQL knows none of the {telemetry.num_rows} assets that have telemetry in ClickHouse: "
-                "do DATABASE_URL and CLICKHOUSE_HOST belong to the same dCMMS?"
-            )
-        return known
+                raise PipelineError(f"needs {need.what}, and there is no earlier snapshot of {need.view}")
+            rows[need.view] = read_snapshot(path, [spec.key, *need.columns])
+            self._note(spec.name, f"{need.what} are those of the {need.view} snapshot {path.stem}")
+        return rows
 
     def _check(self, view: str, accept_drop: bool, keep_rejected: bool) -> None:
         snapshot, data_dir = self.snapshots[view], self.settings.feature_data_dir
         broken = quality.broken_rows(view, snapshot, [self.as_of])
-        if not broken and ASSETS in self.raw:
+        if not broken and ASSETS in self.raw and SPECS[view].key == SPECS[ASSETS].key:
             broken = quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])
         if not broken and not accept_drop:
             broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)

@@ -25,10 +25,11 @@ from feast.repo_config import RepoConfig
 from numpy.typing import NDArray
 
 from features.failure_within_7d import LABEL, LABEL_HORIZON, LABEL_SQL
-from pipeline.base.errors import PipelineError, first_line
+from pipeline import REPOSITORY
+from pipeline.base.errors import PipelineError, WrongOption, first_line
 from pipeline.base.retries import retrying_for
-from pipeline.base.schemas import TIMESTAMP, snapshot_schema
-from pipeline.base.settings import REPOSITORY, Settings
+from pipeline.base.settings import Settings
+from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.registry.feast_store import open_feature_store, registered_view, registry_error
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -50,17 +51,17 @@ _ROW = "entity_row"
 def entity_frame(assets: Sequence[str], start: datetime, end: datetime, every: timedelta = WEEK) -> pa.Table:
     """Return one row per asset and instant `start`, `start + every`, ... before `end`; columns as `FRAME_SCHEMA`.
 
-    Raises `PipelineError` where an instant has no time zone, `start` is not before `end` or `every` not positive.
+    Raises `WrongOption` where an instant has no time zone, `start` is not before `end` or `every` not positive.
     """
     for name, instant in (("start", start), ("end", end)):
         if instant.tzinfo is None:
-            raise PipelineError(
+            raise WrongOption(
                 f"The {name} {instant.isoformat()} has no time zone: write {instant.isoformat()}Z for UTC"
             )
     if start >= end:
-        raise PipelineError(f"The start {start.isoformat()} is not before the end {end.isoformat()}")
+        raise WrongOption(f"The start {start.isoformat()} is not before the end {end.isoformat()}")
     if every <= timedelta(0):
-        raise PipelineError(f"Instants cannot be {every} apart: a step is longer than nothing")
+        raise WrongOption(f"Instants cannot be {every} apart: a step is longer than nothing")
     instants = np.arange(_utc(start), _utc(end), np.timedelta64(every))
     columns = [np.tile(np.asarray(assets, dtype=object), len(instants)), np.repeat(instants, len(assets))]
     return pa.table([pa.array(columns[0], pa.string()), pa.array(columns[1]).cast(TIMESTAMP)], schema=FRAME_SCHEMA)
@@ -332,12 +333,13 @@ def write_training_set(
     end: datetime | None = None,
     every: timedelta = WEEK,
     entities: Path | None = None,
+    service: str = SERVICE,
     live_snapshots: bool = False,
 ) -> TrainingSetSummary:
     """Write a labelled training set to the Parquet file `output`, whole or not at all, and return what is in it.
 
     The rows are those of the Parquet file `entities`, or all assets at the instants from `start` (inclusive) to `end`
-    (exclusive). See `training_set` for `live_snapshots`. Raises `PipelineError` where one of the parts does.
+    (exclusive). See `training_set` for `service` and `live_snapshots`. Raises `PipelineError` where a part does.
     """
     began = time.monotonic()
     if not output.parent.is_dir():
@@ -351,7 +353,7 @@ def write_training_set(
             logger.info("labels: %s rows", f"{frame.num_rows:,}")
             labelled = failure_labels(source, frame)
         logger.info("features: joining %s rows", f"{labelled.num_rows:,}")
-        table = training_set(store, labelled, live_snapshots=live_snapshots)
+        table = training_set(store, labelled, service=service, live_snapshots=live_snapshots)
     write_parquet(table, output)
     return TrainingSetSummary(
         rows=table.num_rows,

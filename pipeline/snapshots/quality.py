@@ -25,8 +25,7 @@ from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 
 from features.fields import NEVER, UNKNOWN, range_of
 from pipeline.base.errors import first_line
-from pipeline.base.schemas import VIEWS, snapshot_schema
-from pipeline.base.views import TELEMETRY
+from pipeline.base.specs import SPECS, VIEWS, snapshot_schema
 from pipeline.snapshots.files import newest_snapshot, read_snapshot
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,9 @@ def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list
     """Return where `snapshot` has other assets than `assets`, those that exist; one may have no telemetry."""
     existing, present = pc.unique(assets), snapshot["asset_id"].combine_chunks()
     unknown = pc.invert(pc.is_in(present, value_set=existing)).to_numpy(zero_copy_only=False)
-    missing = existing.filter(pc.invert(pc.is_in(existing, value_set=present))) if view != TELEMETRY else _NO_ASSETS
+    missing = (
+        existing.filter(pc.invert(pc.is_in(existing, value_set=present))) if SPECS[view].every_asset else _NO_ASSETS
+    )
     broken = []
     if unknown.any():
         broken.append(BrokenRule("asset_id is none of asset_features", unknown))

@@ -12,11 +12,16 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+)
 
-from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
-from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.retries import attempts
 from pipeline.base.settings import Settings
 
@@ -24,13 +29,18 @@ from pipeline.base.settings import Settings
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
+# TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, ALL_CONNECTION_TRIES_FAILED, KEEPER_EXCEPTION
+_PASSING_CODES = {202, 209, 210, 279, 999}
+# Of a proxy before the server; the driver keeps the status in the text only.
+_PASSING_STATUS = re.compile(r"HTTP status 50[234]\b")
+
 
 class ClickHouseSource:
     """A connection whose errors are one line for a person."""
 
     def __init__(self, client: Client, where: str, timeout_seconds: int) -> None:
-        self._client = client
-        self._where = where
+        self.client = client
+        self.where = where
         self._settings = {"max_execution_time": timeout_seconds}
 
     def stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
@@ -42,21 +52,21 @@ class ClickHouseSource:
 
     def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         try:
-            with self._client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
+            with self.client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
                 tables = [_cast(block, schema) for block in blocks]
         except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
-            raise pipeline_error(error, f"ClickHouse {self._where}: {reason(error)}") from error
+            raise _failure(error, f"ClickHouse {self.where}: {reason(error)}") from error
         fault_point("clickhouse: read")
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 @contextmanager
-def open_clickhouse(settings: Settings) -> Iterator[ClickHouseSource]:
+def open_clickhouse(settings: Settings, connect_seconds: int = 10) -> Iterator[ClickHouseSource]:
     """Yield a connection to the telemetry database and close it at the end.
 
     Raises `PipelineError` where the server cannot be reached or does not accept the user.
     """
-    arguments, where = connection_arguments(settings)
+    arguments, where = connection_arguments(settings, connect_seconds)
     client = attempts()(_connect, arguments, where)
     fault_point("clickhouse: connected")
     try:
@@ -75,10 +85,25 @@ def _connect(arguments: Mapping[str, Any], where: str) -> Client:
             if embedded
             else "Check CLICKHOUSE_CA_CERT, and that the server's certificate is of this host name and not expired."
             if "CERTIFICATE" in str(error)
-            else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, and that the "
-            "server is up."
+            else "Check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER, CLICKHOUSE_PASSWORD and "
+            "CLICKHOUSE_DATABASE, that the server is up and lets this host in."
         )
-        raise pipeline_error(error, f"ClickHouse {where}: {reason(error)}. {advice}") from None
+        raise _failure(error, f"ClickHouse {where}: {reason(error)}", advice) from None
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether what the driver, urllib3 below it or the socket raised may not come again at the next attempt."""
+    if not isinstance(error, ClickHouseError):
+        return isinstance(error, ConnectionError | TimeoutError | HTTPError)
+    if getattr(error, "code", None) in _PASSING_CODES or _PASSING_STATUS.search(str(error)):
+        return True
+    cause = getattr(error.__cause__, "reason", error.__cause__)
+    is_broken_off = isinstance(cause, ProtocolError | NewConnectionError | ConnectTimeoutError)
+    return is_broken_off and not isinstance(cause, NameResolutionError)
+
+
+def _failure(error: Exception, what: str, advice: str = "") -> PipelineError:
+    return (Unavailable if may_pass(error) else PipelineError)(what, advice)
 
 
 def reason(error: BaseException) -> str:
@@ -87,21 +112,26 @@ def reason(error: BaseException) -> str:
     return first_line(Exception(said[1].removesuffix("(_ssl"))) if said else first_line(error)
 
 
-def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
+def connection_arguments(settings: Settings, connect_seconds: int = 10) -> tuple[dict[str, Any], str]:
     """Return what `get_client` needs, and `database at place` for messages."""
-    common = {"database": settings.clickhouse_database, "autogenerate_session_id": False}
-    common |= _certificates(settings)
-    if settings.clickhouse_dsn:
-        dsn = settings.clickhouse_dsn.get_secret_value()
-        parts = urlsplit(dsn)
-        if parts.scheme == "chdb" and not Path(parts.path).is_dir():
+    database = settings.clickhouse_database
+    dsn = settings.clickhouse_dsn.get_secret_value() if settings.clickhouse_dsn else ""
+    parts = urlsplit(dsn)
+    if parts.scheme == "chdb":
+        if not Path(parts.path).is_dir():
             raise PipelineError(
-                f"CLICKHOUSE_DSN: there is no directory {parts.path} (local stack: run `make up` and `make load`)"
+                f"CLICKHOUSE_DSN: there is no directory {parts.path}", "Local stack: run `make up` and `make load`."
             )
-        place = parts.path if parts.scheme == "chdb" else f"{parts.hostname}:{parts.port or 8123}"
-        if parts.scheme == "chdb":
-            common = {"database": settings.clickhouse_database}
-        return {"dsn": dsn, **common}, f"{settings.clickhouse_database} at {place}"
+        return {"dsn": dsn, "database": database}, f"{database} at {parts.path}"
+    common = {
+        "database": database,
+        "autogenerate_session_id": False,
+        "connect_timeout": connect_seconds,
+        "send_receive_timeout": settings.statement_timeout_seconds,
+        **_certificates(settings),
+    }
+    if dsn:  # what it says itself comes first
+        return {"dsn": dsn, **common}, f"{database} at {parts.hostname}:{parts.port or 8123}"
     host = settings.clickhouse_host or ""
     parts = urlsplit(host if "//" in host else f"http://{host}")
     secure = parts.scheme == "https"
@@ -112,10 +142,8 @@ def connection_arguments(settings: Settings) -> tuple[dict[str, Any], str]:
         "secure": secure,
         "username": settings.clickhouse_user,
         "password": settings.clickhouse_password.get_secret_value(),
-        "connect_timeout": 10,
-        "send_receive_timeout": settings.statement_timeout_seconds,
         **common,
-    }, f"{settings.clickhouse_database} at {parts.hostname}:{port}"
+    }, f"{database} at {parts.hostname}:{port}"
 
 
 def _certificates(settings: Settings) -> dict[str, str]:

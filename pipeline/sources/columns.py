@@ -1,36 +1,20 @@
-"""The columns of dCMMS's two databases that the SQL reads: what the doctor looks for, and deploy/sql grants."""
+"""The columns of dCMMS's two databases that the SQL reads: what the doctor looks for, and deploy/sql grants.
 
-POSTGRES_COLUMNS = {
-    "assets": (
-        "id",
-        "tenant_id",
-        "site_id",
-        "type",
-        "manufacturer",
-        "model",
-        "installation_date",
-        "status",
-        "specifications",
-        "metadata",
-        "created_at",
-        "updated_at",
-    ),
-    "work_orders": (
-        "id",
-        "asset_id",
-        "type",
-        "priority",
-        "status",
-        "scheduled_end",
-        "actual_end",
-        "created_at",
-        "updated_at",
-    ),
-    "work_order_tasks": ("work_order_id", "completed_at"),
-    "alerts": ("asset_id", "severity", "triggered_at"),
-    "asset_health_scores": ("id", "asset_id", "score", "calculated_at", "created_at"),
-    "wind_turbine_metadata": ("asset_id", "rated_power_mw"),
-}
+`python -m pipeline.sources.columns` prints the grants.
+"""
+
+import sys
+from functools import cache
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.optimizer.scope import Scope, traverse_scope
+
+from features.failure_within_7d import LABEL_SQL
+from pipeline import REPOSITORY
+from pipeline.base.specs import SPECS
+from pipeline.sources.extract import backfill_query_of, query_of
+
 # Sites without wind turbines may lack these tables; columns they do not lack.
 OPTIONAL_TABLES = ("wind_turbine_metadata",)
 
@@ -49,3 +33,54 @@ TELEMETRY_COLUMNS = (
     "stddev_value",
     "anomaly_count",
 )
+
+_HEAD = """\
+-- What postgres_extraction.sql grants: the columns that the queries read, and no more.
+-- Generated: python -m pipeline.sources.columns > deploy/sql/postgres_grants.sql
+
+"""
+
+
+def postgres_queries() -> list[str]:
+    """Return every query that is sent to dCMMS's PostgreSQL for features and label."""
+    views = [view for view, spec in SPECS.items() if spec.engine == "postgresql"]
+    queries = [make(view) for view in views for make in (query_of, backfill_query_of)]
+    return [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]
+
+
+@cache
+def postgres_columns() -> dict[str, list[str]]:
+    """Return the columns that `postgres_queries` read, by table, both in alphabetical order."""
+    read: dict[str, set[str]] = {}
+    for query in postgres_queries():
+        for scope in traverse_scope(sqlglot.parse_one(query, dialect="postgres")):
+            for name, source in scope.sources.items():
+                if isinstance(source, exp.Table):
+                    read.setdefault(source.name, set()).update(_read_of(name, scope))
+    return {table: sorted(read[table]) for table in sorted(read)}
+
+
+def _read_of(table: str, scope: Scope) -> set[str]:
+    """Return the columns that a select reads of its `table`: with its name, by USING, or what no other source has."""
+    derived = [source for source in scope.sources.values() if isinstance(source, Scope)]
+    others = {name for source in derived for name in source.expression.named_selects}
+    joined = {name.name for join in scope.expression.args.get("joins", ()) for name in join.args.get("using", ())}
+    return joined | {c.name for c in scope.columns if c.table == table or not (c.table or c.name in others)}
+
+
+def postgres_grants() -> str:
+    """Return the grants of deploy/sql/postgres_grants.sql, for psql with the variable `role`."""
+    grants = []
+    for table, columns in postgres_columns().items():
+        right = f"select ({', '.join(columns)}) on {table}"
+        if table in OPTIONAL_TABLES:
+            grants.append(
+                f"select format('grant {right} to %I', :'role')\nwhere to_regclass('{table}') is not null\n\\gexec\n"
+            )
+        else:
+            grants.append(f'grant {right} to :"role";\n')
+    return _HEAD + "\n".join(grants)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(postgres_grants())

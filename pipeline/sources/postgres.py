@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg2 import sql
 
+from pipeline.base import libpq
 from pipeline.base.clock import CLOCK_TOLERANCE, ClockError
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
-from pipeline.base.passing_faults import pipeline_error
 from pipeline.base.retries import attempts
 from pipeline.base.settings import Settings
 from pipeline.base.stop import at_stop
@@ -38,7 +38,7 @@ class PostgresSource:
     """One snapshot of the database: every query of this object sees the same rows."""
 
     def __init__(self, connection: psycopg2.extensions.connection, timeout_seconds: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._where = _where(connection)
         self._silence_seconds = timeout_seconds + _SILENCE_SECONDS
         with connection.cursor() as cursor:
@@ -64,9 +64,9 @@ class PostgresSource:
         buffer = io.BytesIO()
         try:
             with (
-                _broken_off_after(self._silence_seconds, self._connection),
+                _broken_off_after(self._silence_seconds, self.connection),
                 _nothing_printed(),
-                self._connection.cursor() as cursor,
+                self.connection.cursor() as cursor,
             ):
                 cursor.execute("savepoint before_copy")
                 cursor.execute(
@@ -78,7 +78,7 @@ class PostgresSource:
                 )
         except psycopg2.Error as error:
             self._continue_transaction()
-            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+            raise _failure(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
         fault_point("postgres: read")
         buffer.seek(0)
         return pa.csv.read_csv(
@@ -100,45 +100,46 @@ class PostgresSource:
         """
         prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
         try:
-            with self._connection.cursor() as cursor:
+            with self.connection.cursor() as cursor:
                 cursor.execute("select set_config('feature_store.as_of', '2026-01-01T00:00:00Z', true)")
                 cursor.execute(f"explain {prefix} select * from ({query}) as extracted")
         except psycopg2.Error as error:
-            raise pipeline_error(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+            raise _failure(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
 
     def _continue_transaction(self) -> None:
         """Let other queries see the same snapshot after one has failed, if the connection is still there."""
         with (
             suppress(psycopg2.Error),
-            _broken_off_after(_SILENCE_SECONDS, self._connection),
-            self._connection.cursor() as cursor,
+            _broken_off_after(_SILENCE_SECONDS, self.connection),
+            self.connection.cursor() as cursor,
         ):
             cursor.execute("rollback to savepoint before_copy")
 
 
 @contextmanager
-def open_postgres(settings: Settings) -> Iterator[PostgresSource]:
+def open_postgres(settings: Settings, connect_seconds: int = 10) -> Iterator[PostgresSource]:
     """Yield one consistent snapshot of dCMMS's database; the transaction is rolled back at the end.
 
-    Raises `PipelineError` where the server cannot be reached or does not accept the user.
+    `connect_seconds` is for each address of its host. Raises `PipelineError` where the server cannot be reached or does
+    not accept the user.
     """
-    connection, source = attempts()(_connect, settings)
+    source = attempts()(_connect, settings, connect_seconds)
     try:
-        with at_stop(lambda _: connection.cancel()):  # libpq waits in C, out of reach of a signal handler
+        with at_stop(lambda _: source.connection.cancel()):  # libpq waits in C, out of reach of a signal handler
             fault_point("postgres: connected")
             yield source
     finally:
-        connection.close()
+        source.connection.close()
 
 
-def _connect(settings: Settings) -> tuple[psycopg2.extensions.connection, PostgresSource]:
-    """Return a connection with its transaction begun, and what reads by it."""
+def _connect(settings: Settings, connect_seconds: int) -> PostgresSource:
+    """Return what reads by a connection of its own, with its transaction begun."""
     connection = None
     timeout_seconds = settings.statement_timeout_seconds
     try:
         connection = psycopg2.connect(
             settings.database_url.get_secret_value(),
-            connect_timeout=10,
+            connect_timeout=connect_seconds,
             application_name="feature_store",
             client_encoding="utf8",
             **_KEEPALIVES,
@@ -150,12 +151,14 @@ def _connect(settings: Settings) -> tuple[psycopg2.extensions.connection, Postgr
                     "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {}"
                 ).format(sql.Literal(timeout_seconds * 1000))
             )
-            return connection, PostgresSource(connection, timeout_seconds)
+            return PostgresSource(connection, timeout_seconds)
     except psycopg2.Error as error:
         if connection:
             connection.close()
-        text = f"PostgreSQL: {_reason(error)}. Check DATABASE_URL and that the server is up."
-        raise pipeline_error(error, text) from None
+        advice = (
+            "Check DATABASE_URL (host, port, user, password, database), that the server is up and lets this host in."
+        )
+        raise _failure(error, f"PostgreSQL: {_reason(error)}", advice) from None
 
 
 @contextmanager
@@ -179,6 +182,17 @@ def _nothing_printed() -> Iterator[None]:
         yield
     finally:
         sys.excepthook = hook
+
+
+def may_pass(error: psycopg2.Error) -> bool:
+    """Return whether what psycopg2 raised may not come again at the next attempt."""
+    # It has no other name than DatabaseError for a COPY whose connection is lost.
+    is_broken_off = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return (is_broken_off or type(error) is psycopg2.DatabaseError) and libpq.may_pass(error.pgcode, str(error))
+
+
+def _failure(error: psycopg2.Error, what: str, advice: str = "") -> PipelineError:
+    return (Unavailable if may_pass(error) else PipelineError)(what, advice)
 
 
 def _where(connection: psycopg2.extensions.connection) -> str:

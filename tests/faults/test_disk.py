@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
 from pipeline.snapshots.files import snapshot_path
 from tests.faults.net import CLEAR_FAILURE, Net
 from tests.faults.worker import Outcome

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from materialize_features import cli
+from pipeline import REPOSITORY
 from pipeline.base import fault_points
-from pipeline.base.settings import REPOSITORY
 
 # All that a run imports, early or late. None of these opens a database or starts a thread.
 _PRELOADED = [

@@ -29,8 +29,8 @@ from redis import Redis
 from dev.schema import create_clickhouse_schema, create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
-from pipeline.base.schemas import VIEWS
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests.dcmms import T
 from tests.faults.worker import Commands, Outcome

@@ -4,6 +4,7 @@ It writes what Feast's Redis store writes, byte for byte, and reads a file batch
 the number of entities.
 """
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,10 +15,9 @@ import feast
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
-from redis import Redis, RedisError
+from redis import Redis, RedisError, exceptions
 
-from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.passing_faults import pipeline_error
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.online.redis.departed import departed_online, departed_since
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
@@ -49,6 +49,16 @@ _ADVICE = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS at this port: name the other port, or leave out ssl=true",
     "MISCONF ": "it refuses writes because it cannot save its data to disk",
 }
+
+# A connection that failed or broke off, a Redis that loads its data set, a replica whose primary does, moving slots.
+_PASSING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.MasterDownError,
+    exceptions.TryAgainError,
+    ConnectionError,
+    TimeoutError,
+)
 
 
 def check_layout(store: FeatureStore) -> None:
@@ -139,7 +149,17 @@ def translated_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         text = first_line(error)
-        raise pipeline_error(error, f"Redis: {text}: {advice_for(text)}") from error
+        kind = Unavailable if may_pass(error) else PipelineError
+        raise kind(f"Redis: {text}: {advice_for(text)}") from error
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether what the client of Redis or its socket raised may not come again at the next attempt."""
+    return (
+        isinstance(error, _PASSING)
+        and not isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError)
+        and not isinstance(error.__context__, ssl.SSLCertVerificationError)
+    )
 
 
 def advice_for(text: str) -> str:

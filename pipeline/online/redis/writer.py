@@ -21,8 +21,7 @@ import hiredis
 import pyarrow as pa
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
 
 from pipeline.base.fault_points import fault_point
@@ -133,7 +132,7 @@ class _Transactions:
         self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
 
     def check_rights(self) -> None:
-        """Raise `ResponseError` where Redis would refuse a script's commands, which it only does for a newer row.
+        """Raise `RedisError` where Redis would refuse a script's commands, which it only does for a newer row.
 
         They queue up and are discarded: none is executed.
         """
@@ -212,4 +211,6 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
 def _raise_error(replies: Iterable[object]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
-            raise ResponseError(str(reply))
+            error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]
+            error.args = (str(reply),)  # the client would take the code off what Redis said
+            raise error

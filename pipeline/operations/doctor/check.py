@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from rich.markup import escape
 
+from pipeline.base.errors import PipelineError
+
 
 class State(StrEnum):
     """How a check ended. Only `FAILS` makes the doctor fail."""
@@ -57,6 +59,11 @@ class Subject:
     def fails(self, check: str, text: str, fix: str) -> Check:
         """Return a check that found what makes runs fail, or their results wrong."""
         return Check(self.name, check, State.FAILS, text, fix)
+
+    def failed(self, check: str, error: PipelineError, fix: str = "") -> Check:
+        """Return a check that ended with an error that runs would end with, and `fix` or what it says to do."""
+        advice = error.advice.rstrip(".")
+        return self.fails(check, error.what.removeprefix(self.name).lstrip(": "), fix or advice[0].lower() + advice[1:])
 
     def not_checked(self, checks: Iterable[str], because: str) -> Check:
         """Return what could not be checked, since an earlier check failed, in one line."""

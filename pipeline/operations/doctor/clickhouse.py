@@ -1,25 +1,24 @@
 """dCMMS's ClickHouse: reachable, its table readable, fresh, and of the bucket width that is set."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
-import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.schemas import TIMESTAMP
 from pipeline.base.settings import Settings
-from pipeline.base.views import TELEMETRY
+from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.bucket_width import check_bucket_width
-from pipeline.sources.clickhouse import ClickHouseSource, connection_arguments, reason
+from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse, reason
 from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE
 from pipeline.sources.extract import query_of
+from pipeline.sources.telemetry import check_bucket_width
 
 CLICKHOUSE = Subject("ClickHouse")
 CONNECT_SECONDS = 5
@@ -40,43 +39,33 @@ _NEWEST_SCHEMA = pa.schema([("newest", TIMESTAMP), ("buckets", pa.int64())])
 def check_clickhouse(settings: Settings) -> Iterator[Check]:
     """Yield the checks of the database that the `CLICKHOUSE_` settings name; nothing is written to it."""
     not_checked = ("TLS", "clock", "user", "schema", "SQL", "telemetry", "bucket width")
-    try:
-        arguments, where = connection_arguments(settings)
-        is_embedded = str(arguments.get("dsn", "")).startswith("chdb:")
-        if not is_embedded:
-            arguments |= {"connect_timeout": CONNECT_SECONDS, "send_receive_timeout": ANSWER_SECONDS}
-        client = clickhouse_connect.get_client(**arguments)
-    except (PipelineError, ClickHouseError, OSError) as error:
-        yield CLICKHOUSE.fails(
-            "connection",
-            reason(error),
-            "check CLICKHOUSE_HOST (or CLICKHOUSE_DSN), CLICKHOUSE_USER, CLICKHOUSE_PASSWORD and CLICKHOUSE_DATABASE, "
-            "that the server is up and lets this host in",
-        )
-        yield CLICKHOUSE.not_checked(not_checked, "no connection")
-        return
-    with closing(client):
-        yield CLICKHOUSE.ok("connection", f"{where}, version {client.server_version}")
-        source = ClickHouseSource(client, where, ANSWER_SECONDS)
+    limited = settings.model_copy(update={"statement_timeout_seconds": ANSWER_SECONDS})
+    with ExitStack() as stack:
         try:
-            if not is_embedded:  # the engine in this process has its clock, and its rights
-                yield _transport(settings, client)
+            source = stack.enter_context(open_clickhouse(limited, CONNECT_SECONDS))
+        except PipelineError as error:
+            yield CLICKHOUSE.failed("connection", error)
+            yield CLICKHOUSE.not_checked(not_checked, "no connection")
+            return
+        client = source.client
+        yield CLICKHOUSE.ok("connection", f"{source.where}, version {client.server_version}")
+        try:
+            if hasattr(client, "url"):  # the engine in this process has its clock, and its rights
+                yield _transport(client)
                 yield check_clock(CLICKHOUSE, lambda: float(client.command("select toFloat64(now64(6, 'UTC'))")))
                 yield _role(client)
-            yield from _table(client, source, settings)
+            yield from _table(source, settings)
         except (ClickHouseError, OSError) as error:
             yield CLICKHOUSE.fails("session", reason(error), "look at the server's log; then run doctor again")
 
 
-def _transport(settings: Settings, client: Client) -> Check:
-    url = str(getattr(client, "url", ""))
-    host = url.split("//", 1)[-1].rsplit(":", 1)[0]
-    encrypted = url.startswith("https:")
+def _transport(client: Client) -> Check:
+    url = urlsplit(client.url)
     return check_transport(
         CLICKHOUSE,
-        host,
-        encrypted=encrypted,
-        verified=encrypted,
+        url.hostname,
+        encrypted=url.scheme == "https",
+        verified=url.scheme == "https",
         fix="set CLICKHOUSE_HOST to https://host:8443, and CLICKHOUSE_CA_CERT where the certificate is the site's own",
     )
 
@@ -89,8 +78,8 @@ def _role(client: Client) -> Check:
     return CLICKHOUSE.ok("user", "may change nothing")
 
 
-def _table(client: Client, source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
-    columns = _visible_columns(client)
+def _table(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
+    columns = _visible_columns(source.client)
     if missing := [column for column in TELEMETRY_COLUMNS if column not in columns]:
         everything = len(missing) == len(TELEMETRY_COLUMNS)
         yield CLICKHOUSE.fails(
@@ -103,7 +92,7 @@ def _table(client: Client, source: ClickHouseSource, settings: Settings) -> Iter
         yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the table")
         return
     yield CLICKHOUSE.ok("schema", f"{TELEMETRY_TABLE} with every column that is read")
-    yield _query(client, settings)
+    yield _query(source.client, settings)
     yield from _data(source, settings)
 
 
@@ -116,14 +105,14 @@ def _visible_columns(client: Client) -> set[str]:
 
 
 def _query(client: Client, settings: Settings) -> Check:
-    """Have the server plan the query: it finds functions and rights that are missing."""
+    """Have the server plan each query: it finds functions and rights that are missing."""
     parameters = {"as_of": datetime.now(UTC), "offsets": [0], "bucket_seconds": settings.bucket_seconds, "sites": []}
-    try:
-        client.query(f"explain {query_of(TELEMETRY)}", parameters=parameters)
-    except ClickHouseError as error:
-        return CLICKHOUSE.fails(
-            "SQL", reason(error), f"compare the table with features/{TELEMETRY}.sql, the rights with {_GRANTS}"
-        )
+    for view in (spec for spec in SPECS.values() if spec.engine == "clickhouse"):
+        try:
+            client.query(f"explain {query_of(view.name)}", parameters=parameters)
+        except ClickHouseError as error:
+            fix = f"compare the table with {view.definition.tags['sql']}, the rights with {_GRANTS}"
+            return CLICKHOUSE.fails("SQL", reason(error), fix)
     return CLICKHOUSE.ok("SQL", "the query can run")
 
 
@@ -132,7 +121,7 @@ def _data(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
     try:
         (row,) = source.stream(_NEWEST, {"since": now - WINDOW}, _NEWEST_SCHEMA).to_pylist()
     except PipelineError as error:
-        yield CLICKHOUSE.fails("telemetry", str(error), f"check the rights and limits of the user: see {_GRANTS}")
+        yield CLICKHOUSE.failed("telemetry", error, f"check the rights and limits of the user: see {_GRANTS}")
         yield CLICKHOUSE.not_checked(("bucket width",), "needs telemetry")
         return
     if not row["buckets"]:
@@ -149,6 +138,6 @@ def _data(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
     try:
         check_bucket_width(source, now, settings.bucket_seconds)
     except PipelineError as error:
-        yield CLICKHOUSE.fails("bucket width", str(error), "then compare the figures of the last runs with the site")
+        yield CLICKHOUSE.failed("bucket width", error, "then compare the figures of the last runs with the site")
     else:
         yield CLICKHOUSE.ok("bucket width", f"{settings.telemetry_bucket_minutes} min, as set")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from pipeline.base.clock import duration
 from pipeline.operations.doctor.check import Check, Subject
 
 WARN_SECONDS = 2.0
@@ -23,12 +24,8 @@ def check_clock(
     apart = there - (asked + answered) / 2
     certain = max(abs(apart) - (answered - asked) / 2, 0.0)
     if certain <= WARN_SECONDS:
-        return subject.ok("clock", f"{abs(apart):.1f} s from this host's")
-    text = f"{_length(certain)} {'ahead of' if apart > 0 else 'behind'} this host's"
+        return subject.ok("clock", f"{duration(abs(apart))} from this host's")
+    text = f"{duration(certain)} {'ahead of' if apart > 0 else 'behind'} this host's"
     if certain <= FAIL_SECONDS:
         return subject.warning("clock", text, _FIX)
     return subject.fails("clock", f"{text}: runs look at the wrong window of time", _FIX)
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,21 +1,19 @@
 """dCMMS's PostgreSQL: reachable, new enough, and every table, column and right that the extraction needs."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg2
 import psycopg2.extensions
 
-from features.failure_within_7d import LABEL_SQL
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.settings import REPOSITORY, Settings
-from pipeline.base.views import ASSETS, WORK_ORDERS
+from pipeline.base.settings import Settings
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.columns import OPTIONAL_TABLES, POSTGRES_COLUMNS
-from pipeline.sources.extract import backfill_query_of, query_of
-from pipeline.sources.postgres import PostgresSource
+from pipeline.sources.columns import OPTIONAL_TABLES, postgres_columns, postgres_queries
+from pipeline.sources.postgres import PostgresSource, open_postgres
 
 POSTGRES = Subject("PostgreSQL")
 OLDEST_VERSION = 16
@@ -23,52 +21,25 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_extraction.sql"
-# Of each column that a table has: is this role allowed to read it?
-_COLUMNS = """
-select wanted.name, attribute.attname, has_column_privilege(attribute.attrelid, attribute.attnum, 'select')
-from unnest(%s) as wanted (name)
-left join pg_attribute as attribute
-    on attribute.attrelid = to_regclass(wanted.name) and attribute.attnum > 0 and not attribute.attisdropped
-"""
-_SESSION = """
-select
-    current_setting('server_version_num')::integer / 10000,
-    current_setting('server_version'),
-    extract(epoch from clock_timestamp())::double precision,
-    rolsuper
-    or coalesce(has_schema_privilege(current_schema(), 'create'), false)
-    or exists (
-        select from unnest(%s) as wanted (name)
-        where has_table_privilege(to_regclass(wanted.name), 'insert, update, delete, truncate')
-    )
-from pg_roles
-where rolname = current_user
-"""
+_COLUMNS = Path(__file__).with_name("postgres_columns.sql").read_text(encoding="utf-8")
+_SESSION = Path(__file__).with_name("postgres_session.sql").read_text(encoding="utf-8")
 
 
 def check_postgres(settings: Settings) -> Iterator[Check]:
     """Yield the checks of the database that `DATABASE_URL` names; nothing is written to it."""
-    try:
-        connection = psycopg2.connect(
-            settings.database_url.get_secret_value(),
-            connect_timeout=CONNECT_SECONDS,
-            application_name="feature_store doctor",
-            client_encoding="utf8",
-        )
-    except psycopg2.Error as error:
-        yield POSTGRES.fails(
-            "connection",
-            first_line(error),
-            "check DATABASE_URL (host, port, user, password, database), that the server is up and lets this host in",
-        )
-        yield POSTGRES.not_checked(("TLS", "version", "clock", "role", "schema", "rights", "SQL"), "no connection")
-        return
-    with closing(connection):
-        yield from _connected(connection)
+    limited = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_SECONDS})
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_postgres(limited, CONNECT_SECONDS))
+        except PipelineError as error:
+            yield POSTGRES.failed("connection", error)
+            yield POSTGRES.not_checked(("TLS", "version", "clock", "role", "schema", "rights", "SQL"), "no connection")
+            return
+        yield from _connected(source)
 
 
-def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
-    info = connection.info
+def _connected(source: PostgresSource) -> Iterator[Check]:
+    info = source.connection.info
     yield POSTGRES.ok("connection", f"{info.user}@{info.host}:{info.port}/{info.dbname}")
     yield check_transport(
         POSTGRES,
@@ -77,11 +48,8 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
         verified=info.ssl_in_use and info.dsn_parameters.get("sslmode") == "verify-full",
         fix="append ?sslmode=verify-full&sslrootcert=/path/to/ca.pem to DATABASE_URL",
     )
-    connection.set_session(readonly=True)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("set timezone = 'UTC'")
-            cursor.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
+        with source.connection.cursor() as cursor:
             yield from _sessions(cursor)
             missing, unreadable = _columns(cursor)
             yield _schema(missing)
@@ -89,7 +57,7 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
         if missing or unreadable:
             yield POSTGRES.not_checked(("SQL",), "needs the tables and rights above")
         else:
-            yield _queries(connection)
+            yield _queries(source)
     except psycopg2.Error as error:
         yield POSTGRES.fails("session", first_line(error), "look at the server's log; then run doctor again")
 
@@ -97,7 +65,7 @@ def _connected(connection: psycopg2.extensions.connection) -> Iterator[Check]:
 def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
     def server_time() -> float:
         nonlocal row
-        cursor.execute(_SESSION, (list(POSTGRES_COLUMNS),))
+        cursor.execute(_SESSION, {"tables": list(postgres_columns())})
         row = cursor.fetchone()
         return row[2]
 
@@ -121,12 +89,12 @@ def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
 
 def _columns(cursor: psycopg2.extensions.cursor) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the columns that are missing and those that this role may not read, by table."""
-    cursor.execute(_COLUMNS, (list(POSTGRES_COLUMNS),))
+    cursor.execute(_COLUMNS, {"tables": list(postgres_columns())})
     found: dict[str, dict[str, bool]] = {}
     for table, column, is_readable in cursor.fetchall():
         found.setdefault(table, {})[column] = is_readable
     missing, unreadable = {}, {}
-    for table, columns in POSTGRES_COLUMNS.items():
+    for table, columns in postgres_columns().items():
         if table in OPTIONAL_TABLES and None in found[table]:
             continue
         missing[table] = [column for column in columns if column not in found[table]]
@@ -140,9 +108,9 @@ def _without_empty(lists: dict[str, list[str]]) -> dict[str, list[str]]:
 
 def _schema(missing: dict[str, list[str]]) -> Check:
     if not missing:
-        return POSTGRES.ok("schema", f"{len(POSTGRES_COLUMNS)} tables with every column that is read")
+        return POSTGRES.ok("schema", f"{len(postgres_columns())} tables with every column that is read")
     lost = [
-        table if len(columns) == len(POSTGRES_COLUMNS[table]) else ", ".join(f"{table}.{c}" for c in columns)
+        table if len(columns) == len(postgres_columns()[table]) else ", ".join(f"{table}.{c}" for c in columns)
         for table, columns in missing.items()
     ]
     return POSTGRES.fails(
@@ -159,13 +127,12 @@ def _rights(unreadable: dict[str, list[str]]) -> Check:
     return POSTGRES.fails("rights", f"may not read {', '.join(unreadable)}", f"{grants}: see {_GRANTS}")
 
 
-def _queries(connection: psycopg2.extensions.connection) -> Check:
+def _queries(source: PostgresSource) -> Check:
     """Have the server plan every query: it finds types and functions that it does not know."""
-    source = PostgresSource(connection, STATEMENT_SECONDS)
-    queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
+    queries = postgres_queries()
     try:
-        for query in [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]:
+        for query in queries:
             source.plan(query)
     except PipelineError as error:
-        return POSTGRES.fails("SQL", str(error), "compare the schema with the header of features/*.sql")
-    return POSTGRES.ok("SQL", f"{len(queries) + 1} queries can run")
+        return POSTGRES.failed("SQL", error, "compare the schema with the header of features/*.sql")
+    return POSTGRES.ok("SQL", f"{len(queries)} queries can run")

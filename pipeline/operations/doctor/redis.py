@@ -13,8 +13,9 @@ from redis.connection import AbstractConnection
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
+from pipeline.base.clock import duration
 from pipeline.base.errors import first_line
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS
 from pipeline.online.redis.engine import advice_for
 from pipeline.online.redis.layout import RowEncoder
@@ -165,7 +166,7 @@ def _persistence(info: Mapping[str, Any]) -> Check:
         return REDIS.ok("persistence", "append-only file")
     saved, started = int(info["rdb_last_save_time"]), time.time() - int(info["uptime_in_seconds"])
     if saved > started + 2:
-        return REDIS.ok("persistence", f"last snapshot {max(time.time() - saved, 0) / 60:.0f} min ago")
+        return REDIS.ok("persistence", f"last snapshot {duration(max(time.time() - saved, 0))} ago")
     return REDIS.warning(
         "persistence",
         "nothing saved since its start: after a restart it is empty until the next run",

@@ -1,6 +1,7 @@
 """Feast's registry: reachable, with the rights for registry, lock and ledger, and in step with the definitions."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView
@@ -17,9 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import entities as declared_entities
 from data_sources import snapshots_of
-from features.services import predictive_maintenance_v1
 from pipeline.base.errors import first_line
-from pipeline.base.schemas import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.ledger import RUNS
@@ -31,17 +31,7 @@ STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_registry.sql"
 _APPLY = "run `feast apply` with the same environment"
-_RIGHTS = text(
-    """
-    select
-        wanted.name,
-        to_regclass(wanted.name) is not null,
-        has_table_privilege(to_regclass(wanted.name), 'select')
-        and has_table_privilege(to_regclass(wanted.name), 'insert')
-        and has_table_privilege(to_regclass(wanted.name), 'update')
-    from unnest(cast(:names as text[])) as wanted (name)
-    """
-)
+_RIGHTS = text(Path(__file__).with_name("registry_rights.sql").read_text(encoding="utf-8"))
 _MAY_CREATE = text(
     "select current_schema(), coalesce(has_schema_privilege(current_schema(), 'create'), false), current_user"
 )
@@ -186,7 +176,7 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
     yield (
         "feature service",
         registered(feature_services.c.feature_service_proto, FeatureServiceProto, FeatureService),
-        {predictive_maintenance_v1.name: predictive_maintenance_v1},
+        SERVICES,
     )
 
 

@@ -1,0 +1,62 @@
+-- telemetry_assets: what the series of an asset say together; of several names of a quantity the preferred one that was
+-- reported in the 90 d counts.
+--
+-- grain       one row per asset and instant
+-- source      series, of the query around: one row per asset, metric and instant (days_ago), with the counts of rows,
+--             anomalies, measured buckets and samples of the windows, and the units of their sums, of the averages, the
+--             totals and the squares, the largest unit first
+-- owner       ml-platform@dcmms.example
+
+with
+(:telemetry_metrics) as metrics,
+(:telemetry_units) as units
+
+select
+    asset_id,
+    days_ago,
+    max(newest_start) as newest_bucket,
+    if(sum(rows_7d) > 0, least(sum(anomalies_7d), 2147483647), null) as all_anomalies_7d,
+    if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
+    least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
+    argMinIf((mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power') as power,
+    argMinIf((buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power') as energy,
+    argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage') as voltage,
+    argMinIf((mean_7d, std_7d), metric, quantity = 'current') as electric_current,
+    argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature') as temperature,
+    argMinIf((mean_7d, std_7d), metric, quantity = 'frequency') as frequency
+from (
+    select
+        asset_id,
+        days_ago,
+        metric,
+        newest_start,
+        rows_7d,
+        rows_30d,
+        anomalies_7d,
+        anomalies_30d,
+        anomalies_90d,
+        buckets_7d,
+        buckets_30d,
+        min_7d,
+        max_7d,
+        -- the quantity of which something was measured in the 90 d
+        if(metric > 0 and buckets_90d > 0, metrics.quantities[metric], '') as quantity,
+        nullIf(samples_7d, 0) as weight_7d,
+        nullIf(samples_30d, 0) as weight_30d,
+        units_7d[1] * units.small + units_7d[2] * units.tiny as average_sum_7d,
+        units_30d[1] * units.small + units_30d[2] * units.tiny as average_sum_30d,
+        units_7d[3] * units.large + units_7d[4] * units.small + units_7d[5] * units.tiny as total_7d,
+        units_30d[3] * units.large + units_30d[4] * units.small + units_30d[5] * units.tiny as total_30d,
+        units_7d[6] * units.huge + units_7d[7] * units.large + units_7d[8] * units.small
+        + units_7d[9] * units.tiny as squares_7d,
+        units_30d[6] * units.huge + units_30d[7] * units.large + units_30d[8] * units.small
+        + units_30d[9] * units.tiny as squares_30d,
+        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
+        total_7d / weight_7d as mean_7d,
+        total_30d / weight_30d as mean_30d,
+        -- greatest() of newer engines passes over NULL
+        if(weight_7d > 0, sqrt(greatest(squares_7d / weight_7d - mean_7d * mean_7d, 0)), null) as std_7d,
+        if(weight_30d > 0, sqrt(greatest(squares_30d / weight_30d - mean_30d * mean_30d, 0)), null) as std_30d
+    from series
+)
+group by asset_id, days_ago

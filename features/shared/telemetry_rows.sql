@@ -1,0 +1,66 @@
+-- telemetry_rows: the features, of the types and in the order of the view.
+--
+-- grain       one row per asset and instant
+-- source      of the query around, one row per asset and instant (days_ago) each: assets, as telemetry_assets gives
+--             them, and availabilities
+-- parameters  as_of: the last instant, in UTC; bucket_seconds: the width of a bucket
+-- owner       ml-platform@dcmms.example
+
+with (:telemetry_as_of) as as_of
+
+select
+    {as_of:DateTime64(6, 'UTC')} - toIntervalDay(assets.days_ago) as event_timestamp,
+    lower(toString(assets.asset_id)) as asset_id,
+    -- power
+    toFloat32(assets.power.1) as rolling_avg_power_7d,
+    toFloat32(assets.power.2) as rolling_std_power_7d,
+    toFloat32(assets.power.3) as rolling_min_power_7d,
+    toFloat32(assets.power.4) as rolling_max_power_7d,
+    toFloat32(assets.power.5) as rolling_avg_power_30d,
+    toFloat32(assets.power.6) as rolling_std_power_30d,
+    -- voltage, current, temperature, frequency
+    toFloat32(assets.voltage.1) as rolling_avg_voltage_7d,
+    toFloat32(assets.voltage.2) as rolling_std_voltage_7d,
+    toFloat32(assets.voltage.3) as rolling_min_voltage_7d,
+    toFloat32(assets.voltage.4) as rolling_max_voltage_7d,
+    toFloat32(assets.electric_current.1) as rolling_avg_current_7d,
+    toFloat32(assets.electric_current.2) as rolling_std_current_7d,
+    toFloat32(assets.temperature.1) as rolling_avg_temperature_7d,
+    toFloat32(assets.temperature.2) as rolling_std_temperature_7d,
+    toFloat32(assets.temperature.3) as rolling_max_temperature_7d,
+    toFloat32(assets.frequency.1) as rolling_avg_frequency_7d,
+    toFloat32(assets.frequency.2) as rolling_std_frequency_7d,
+    -- anomalies
+    toInt32(assets.all_anomalies_7d) as anomaly_count_7d,
+    toInt32(assets.all_anomalies_30d) as anomaly_count_30d,
+    toInt32(assets.all_anomalies_90d) as anomaly_count_90d,
+    -- energy
+    if(assets.energy.1 > 0, assets.energy.3 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_7d,
+    if(assets.energy.2 > 0, assets.energy.4 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_30d,
+    toFloat32(24 * assets.energy.4 / nullIf(assets.energy.2, 0)) as avg_daily_generation_kwh,
+    -- availability and coverage
+    toFloat32(availabilities.available_7d) as availability_7d,
+    toFloat32(availabilities.available_30d) as availability_30d,
+    toFloat32(
+        nullIf(assets.energy.1, 0)
+        / nullIf(
+            -- whole buckets of the clock grid: from the first that starts in the window to the last that ends in it
+            intDiv(as_of.floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
+            - intDiv(
+                as_of.ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}
+            ),
+            0
+        )
+    ) as telemetry_coverage_7d,
+    toFloat32(
+        toUnixTimestamp64Micro({as_of:DateTime64(6, 'UTC')}) / 3600000000
+        - 24 * assets.days_ago
+        - (toUnixTimestamp(assets.newest_bucket) + {bucket_seconds:UInt32}) / 3600
+    ) as hours_since_last_telemetry,
+    -- inputs of the capacity factor that are no features
+    assets.energy.1 * {bucket_seconds:UInt32} / 3600 as power_hours_7d,
+    assets.energy.2 * {bucket_seconds:UInt32} / 3600 as power_hours_30d,
+    -- the newest fact that this row rests on
+    toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
+from assets
+left join availabilities on assets.asset_id = availabilities.asset_id and assets.days_ago = availabilities.days_ago

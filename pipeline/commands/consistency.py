@@ -1,0 +1,60 @@
+"""`verify` and `prune`: online values against the newest snapshots."""
+
+import sys
+
+import click
+
+from pipeline.commands import options
+
+
+@click.command(short_help="Compare online values with the newest snapshots.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N entities at random; by default all.")
+@options.views_option
+def verify(sample: int | None, views: list[str]) -> None:
+    """Read the online store through Feast and count the values that are not those of the newest snapshot.
+
+    Mismatched values differ, missing ones are only in the snapshot, extra ones only online. Exit code 1 if there are
+    any.
+
+    \b
+    Example:
+      python materialize_features.py verify --sample 1000
+    """
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.online.verify import verify as compare
+    from pipeline.registry.feast_store import open_feature_store
+
+    console = Console([], quiet=False)
+    settings = load_settings()
+    with open_feature_store() as store:
+        features = [
+            feature for view in views for feature in compare(store, settings.feature_data_dir, view, sample=sample)
+        ]
+    console.consistency(features)
+    if any(feature.wrong for feature in features):
+        sys.exit(1)
+
+
+@click.command(short_help="Remove online values of entities that left.")
+@options.views_option
+@options.wait_option
+def prune(views: list[str], wait: float | None) -> None:
+    """Remove the online values of entities that the newest snapshots lack, after a look at every key of Redis.
+
+    A run does it for those that left since the last one; this finds all the others. Keys of other projects stay. It
+    takes its turn with the runs.
+
+    \b
+    Example:
+      python materialize_features.py prune --view telemetry_features
+    """
+    from pipeline.base.settings import load_settings
+    from pipeline.online.publish import prune as remove
+    from pipeline.registry.feast_store import open_feature_store
+    from pipeline.registry.lock import one_at_a_time
+
+    settings = load_settings()
+    with open_feature_store() as store, one_at_a_time(store, wait):
+        for view in views:
+            click.echo(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")

@@ -1,0 +1,110 @@
+"""Options that several commands have, and what their texts mean. A value that means nothing is a usage error."""
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from pipeline.base import logs
+from pipeline.base.stop import set_time_limit
+from pipeline.base.views import VIEW_NAMES
+
+# Feast's readers take this very instant for no row at all.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def as_of(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime:
+    """Return the as-of instant in UTC: by default now, in whole seconds."""
+    now = datetime.now(UTC)
+    if text is None:
+        return now.replace(microsecond=0)
+    instant = _instant(text, "is no ISO 8601 instant such as 2026-01-01T00:00:00Z")
+    if instant > now:
+        raise click.BadParameter(f"{text} is in the future: features are known up to {now:%Y-%m-%dT%H:%M:%SZ}")
+    return instant
+
+
+def instant(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
+    """Return a date as its midnight in UTC, or an instant with a zone, in UTC."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        text += "T00:00:00Z"
+    return _instant(text, "is no date such as 2026-01-01 and no instant")
+
+
+def _instant(text: str, complaint: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text} {complaint}") from None
+    if parsed.tzinfo is None:
+        raise click.BadParameter(f"{text} has no time zone: write {parsed.isoformat()}Z for UTC")
+    try:
+        parsed = parsed.astimezone(UTC)
+        if parsed >= EARLIEST:
+            return parsed
+    except OverflowError:  # year 1 or 9999, and a zone that leads out of it
+        pass
+    raise click.BadParameter(f"{text} is before 1970 or after 9999")
+
+
+def step(_ctx: click.Context, _param: click.Parameter, text: str) -> timedelta:
+    """Return a whole number of hours or days such as 12h or 7d."""
+    match = re.fullmatch(r"([1-9]\d{0,4})([hd])", text, re.ASCII)
+    if not match:
+        raise click.BadParameter(f"{text} is no whole number of hours or days such as 12h or 7d")
+    return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
+
+
+def _views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> list[str]:
+    """Return the asked views, by default all, each once."""
+    for name in names:
+        if name not in VIEW_NAMES:
+            raise click.BadParameter(f"{name} is unknown: the views are {', '.join(VIEW_NAMES)}")
+    return [name for name in VIEW_NAMES if not names or name in names]
+
+
+def instant_option(name: str, text: str, **attributes: Any) -> Any:
+    """Return the option `name` that takes a date or an instant."""
+    return click.option(name, callback=instant, metavar="INSTANT", help=text, **attributes)
+
+
+views_option = click.option(
+    "--view", "views", multiple=True, callback=_views, metavar="NAME", help="Repeatable; by default all."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+# Eager: the messages about the other options look like it.
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _ctx, _param, name: logs.choose_format(name),
+    help="json: one object per line on standard error, in place of the table, too.",
+)
+wait_option = click.option(
+    "--wait",
+    is_flag=False,
+    flag_value=math.inf,
+    type=click.FloatRange(min=0),
+    metavar="[SECONDS]",
+    help="Wait for another run to end, so long or until it does; without it, exit code 75 at once.",
+)
+
+
+def timeout_option(default: float | None = None) -> Any:
+    """Return the option that ends a command after so many seconds."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=default,
+        show_default=default is not None,
+        metavar="SECONDS",
+        expose_value=False,
+        callback=lambda _ctx, _param, seconds: seconds and set_time_limit(seconds),
+        help="Stop after so long, exit code 124" + ("." if default else "; by default never."),
+    )

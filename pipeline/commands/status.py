@@ -1,0 +1,30 @@
+"""`status`: the age of each view's published values and the last runs."""
+
+import sys
+
+import click
+
+
+@click.command(short_help="Show the last runs and the age of each view.")
+@click.option("--last", type=click.IntRange(min=1), default=10, show_default=True, help="How many runs to show.")
+def status(last: int) -> None:
+    """Show the age of each view's published values and the last runs.
+
+    Exit code 1 when a view was never published or is older than two runs of the schedule (SCHEDULE_MINUTES).
+
+    \b
+    Example:
+      python materialize_features.py status --last 24
+    """
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.operations.status import read_status
+    from pipeline.registry.feast_store import open_feature_store
+
+    console = Console([], quiet=False)
+    settings = load_settings()
+    with open_feature_store() as store:
+        result = read_status(store, settings.age_limit, last)
+    console.print(result.tables())
+    if not result.is_fresh:
+        sys.exit(1)
