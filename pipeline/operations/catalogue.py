@@ -51,7 +51,7 @@ def _view_section(view: FeatureView) -> str:
         f"{len(view.features)} features",
         f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
         f"{view.tags['engine']}, SQL [{view.tags['sql']}](../{view.tags['sql']})",
-        f"ttl {view.ttl.days} d",
+        f"ttl {view.ttl.days} d" if view.ttl else "no ttl",
         f"owner {view.owner}",
     ]
     return "\n".join([f"## {view.name}", "", view.description, "", " · ".join(facts), "", *map(_table_row, rows), ""])
