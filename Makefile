@@ -46,7 +46,7 @@ lint: $(INSTALLED) ## ruff and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
-		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
+		features/failure_within_7d.sql features/shared
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/telemetry_once.sql \
 		features/backfill/telemetry_features.sql
 

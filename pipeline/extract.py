@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from features.health_score import health_score
 from pipeline.bucket_width import check_bucket_width
 from pipeline.clickhouse import ClickHouseSource
-from pipeline.config import REPOSITORY
 from pipeline.errors import PipelineError
 from pipeline.postgres import PostgresSource
+from pipeline.queries import query_text
 from pipeline.schemas import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.site_groups import site_groups
 from pipeline.telemetry_survey import survey_telemetry
@@ -47,12 +47,7 @@ _COMPUTED = {"telemetry_features": {"capacity_factor_7d", "capacity_factor_30d"}
 
 def query_of(view: str) -> str:
     """Return the SQL that extracts `view`, as its definition's tag `sql` names it."""
-    return (REPOSITORY / VIEWS[view].tags["sql"]).read_text(encoding="utf-8")
-
-
-def backfill_query_of(view: str) -> str:
-    """Return the SQL that extracts `view` for many instants at little more than the cost of one."""
-    return (REPOSITORY / "features" / "backfill" / f"{view}.sql").read_text(encoding="utf-8")
+    return query_text(VIEWS[view].tags["sql"])
 
 
 def extracted_schema(view: str) -> pa.Schema:
@@ -66,8 +61,7 @@ def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime
 
     Raises `PipelineError` where the query fails.
     """
-    query = query_of(view) if len(instants) == 1 else backfill_query_of(view)
-    return source.copy(query, instants, extracted_schema(view))
+    return source.copy(query_of(view), instants, extracted_schema(view))
 
 
 def read_telemetry(source: ClickHouseSource, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:
@@ -96,11 +90,11 @@ def _telemetry_query(instants: Sequence[datetime], blocks_with_copies: Sequence[
     if len(instants) == 1:
         query, parameters = query_of(TELEMETRY), {"as_of": last}
     else:
-        query = backfill_query_of(TELEMETRY)
+        query = query_text(f"features/backfill/{TELEMETRY}.sql")
         parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
     if blocks_with_copies:
         parameters["blocks_with_copies"] = list(blocks_with_copies)
-        once = (REPOSITORY / "features" / "telemetry_once.sql").read_text(encoding="utf-8")
+        once = query_text("features/telemetry_once.sql")
         query = f"with telemetry_aggregates as (\n{once}\n)\nselect * from (\n{query}\n)"
     return query, parameters
 

@@ -24,11 +24,12 @@ from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig
 from numpy.typing import NDArray
 
-from pipeline.config import REPOSITORY, Settings
+from pipeline.config import Settings
 from pipeline.errors import PipelineError, first_line
 from pipeline.feast_store import open_feature_store, registered_view, registry_error
 from pipeline.parquet import write_parquet
 from pipeline.postgres import PostgresSource, open_postgres
+from pipeline.queries import query_text
 from pipeline.retries import retrying_for
 from pipeline.schemas import TIMESTAMP, snapshot_schema
 
@@ -112,7 +113,7 @@ def failure_labels(source: PostgresSource, frame: pa.Table, known_until: datetim
     if not due.num_rows:
         raise PipelineError(f"No row has a label yet: the 7 d after it must be over, so the last is {last.isoformat()}")
     instants = pc.unique(due["event_timestamp"]).to_pylist()
-    labels = source.copy((REPOSITORY / LABEL_SQL).read_text(encoding="utf-8"), instants, _LABELLED_SCHEMA)
+    labels = source.copy(query_text(LABEL_SQL), instants, _LABELLED_SCHEMA)
     labelled = due.join(labels, FRAME_SCHEMA.names, join_type="inner").select(_LABELLED_SCHEMA.names)
     if not labelled.num_rows:
         raise PipelineError("None of the assets exists at its instant: start later, or check DATABASE_URL")

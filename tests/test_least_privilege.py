@@ -16,8 +16,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from pipeline import bucket_width, site_groups
 from pipeline.config import REPOSITORY
-from pipeline.extract import backfill_query_of, query_of
+from pipeline.extract import query_of
 from pipeline.feast_store import open_feature_store
+from pipeline.queries import query_text
 from pipeline.redis_layout import RowEncoder
 from pipeline.schemas import VIEWS
 from pipeline.source_columns import POSTGRES_COLUMNS, TELEMETRY_COLUMNS
@@ -143,8 +144,7 @@ def test_grants_are_the_columns_that_the_doctor_asks_for(production: Production)
 
 
 def test_every_column_that_is_granted_is_read(production: Production) -> None:
-    queries = [make(view) for view in (ASSETS, WORK_ORDERS) for make in (query_of, backfill_query_of)]
-    queries.append((REPOSITORY / LABEL_SQL).read_text())
+    queries = [query_of(ASSETS), query_of(WORK_ORDERS), query_text(LABEL_SQL)]
     with closing(psycopg2.connect(production.postgres.url("postgres", DATABASE))) as connection:
         cursor = connection.cursor()
 
