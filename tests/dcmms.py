@@ -164,7 +164,7 @@ class Dcmms:
             with open_clickhouse(self.settings) as source:
                 return extract_telemetry(source, view, as_of, self.settings.bucket_seconds).to_pylist()
         with open_postgres(self.settings) as source:
-            return extract.extract_postgres(source, view, as_of).to_pylist()
+            return extract.extract_postgres(source, view, as_of).sort_by("asset_id").to_pylist()
 
     def column(self, view: str, feature: str, as_of: datetime = T) -> list[Any]:
         """Return one feature of all assets, in the order of their numbers."""

@@ -31,6 +31,7 @@ from pipeline.registry.feast_store import open_feature_store, registered_view, r
 from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.queries import query_text
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def failure_labels(source: PostgresSource, frame: pa.Table, known_until: datetim
     if not due.num_rows:
         raise PipelineError(f"No row has a label yet: the 7 d after it must be over, so the last is {last.isoformat()}")
     instants = pc.unique(due["event_timestamp"]).to_pylist()
-    labels = source.copy((REPOSITORY / LABEL_SQL).read_text(encoding="utf-8"), instants, _LABELLED_SCHEMA)
+    labels = source.copy(query_text(REPOSITORY / LABEL_SQL), instants, _LABELLED_SCHEMA)
     keys = due.select(FRAME_SCHEMA.names).append_column(_ROW, pa.array(np.arange(due.num_rows)))
     labelled = keys.join(labels, FRAME_SCHEMA.names, join_type="inner").sort_by(_ORDER)
     if not labelled.num_rows:

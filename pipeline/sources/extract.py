@@ -25,7 +25,7 @@ def query_of(view: str) -> str:
 
 
 def backfill_query_of(view: str) -> str:
-    """Return the SQL that extracts `view` for many instants at little more than the cost of one."""
+    """Return the SQL that extracts a ClickHouse `view` for many instants at little more than the cost of one."""
     return query_text(REPOSITORY / "features" / "backfill" / f"{view}.sql")
 
 
@@ -34,8 +34,7 @@ def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime
 
     Raises `PipelineError` where the query fails.
     """
-    query = query_of(view) if len(instants) == 1 else backfill_query_of(view)
-    return source.copy(query, instants, SPECS[view].extracted_schema)
+    return source.copy(query_of(view), instants, SPECS[view].extracted_schema)
 
 
 def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:

@@ -28,6 +28,9 @@ from pipeline.base.stop import at_stop
 _NO_WIND_TURBINES = (
     "with wind_turbine_metadata as (select null::uuid as asset_id, null::numeric as rated_power_mw where false)"
 )
+# The planner takes intermediate results for smaller than they are: it shall hash them, not compare each asset with
+# every other one. Nor are queries that take seconds worth compiling.
+_PLANNING = "set local enable_nestloop = off; set local jit = off"
 # A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
 _SILENCE_SECONDS = 10
 # A host that vanished without a word is noticed within 90 s: idle, then 3 probes 10 s apart; milliseconds to be heard.
@@ -148,7 +151,8 @@ def _connect(settings: Settings, connect_seconds: int) -> PostgresSource:
         with _broken_off_after(_SILENCE_SECONDS, connection), connection.cursor() as cursor:
             cursor.execute(
                 sql.SQL(
-                    "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {}"
+                    "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {};"
+                    f"{_PLANNING}"
                 ).format(sql.Literal(timeout_seconds * 1000))
             )
             return PostgresSource(connection, timeout_seconds)
