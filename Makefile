@@ -59,6 +59,7 @@ lint-sql: $(INSTALLED)
 		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
 		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
+	@$(BIN)/sqlfluff lint --dialect duckdb pipeline/snapshots/as_of_join.sql pipeline/snapshots/features_of.sql
 
 types: $(INSTALLED) ## the types of features/, pipeline/ and the command, strictly
 	@$(BIN)/mypy

@@ -3,4 +3,5 @@
 from pathlib import Path
 
 __version__ = "0.2.0"
+
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -24,9 +24,8 @@ from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, _postgres_bin, free_port
 from dev.stack import ensure_database
 from entities import asset, site, work_order
-from features.services import predictive_maintenance_v1
 from pipeline import REPOSITORY
-from pipeline.base.specs import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests.dcmms import SITE, TENANT, asset_key, bucket
 
@@ -100,7 +99,7 @@ class Production:
         for view in views:
             view.batch_source = snapshots_of(view.name)
         with open_feature_store() as store:
-            store.apply([asset, work_order, site, *views, predictive_maintenance_v1])
+            store.apply([asset, work_order, site, *views, *SERVICES.values()])
 
 
 @contextmanager

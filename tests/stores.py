@@ -10,9 +10,8 @@ from feast import FeatureView, FileSource
 from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
 from entities import asset, site, work_order
-from features.services import predictive_maintenance_v1
 from pipeline import REPOSITORY
-from pipeline.base.specs import VIEWS
+from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.registry.feast_store import open_feature_store
 
 
@@ -41,7 +40,7 @@ def apply_definitions(path: Path, data_dir: Path | None = None) -> None:
     With `data_dir` the snapshots of their sources are there.
     """
     views = [_with_snapshots_in(data_dir, view) if data_dir else view for view in VIEWS.values()]
-    services = [] if data_dir else [predictive_maintenance_v1]
+    services = [] if data_dir else list(SERVICES.values())
     with open_feature_store(path) as store:
         store.apply([asset, work_order, site, *views, *services])
 

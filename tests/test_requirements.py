@@ -6,7 +6,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.base.settings import REPOSITORY
+from pipeline import REPOSITORY
 
 STALE = "run `make lock` and commit what it writes"
 

@@ -6,6 +6,7 @@ from copy import copy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -47,17 +48,21 @@ def data_dir(tmp_path: Path) -> Path:
 def store(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     """A feature store of the definitions over the snapshots in `data_dir`."""
     monkeypatch.setenv("FEATURE_DATA_DIR", str(data_dir))
+    store = open_store(tmp_path, "duckdb")
+    store.apply([asset, *(_over(data_dir, name) for name in VIEWS), predictive_maintenance_v1])
+    return store
+
+
+def open_store(folder: Path, offline_store: str) -> FeatureStore:
     config = RepoConfig(
         project="dcmms",
         provider="local",
-        registry=str(tmp_path / "registry.db"),
+        registry=str(folder / "registry.db"),
         online_store=None,
-        offline_store={"type": "duckdb"},
+        offline_store={"type": offline_store},
         entity_key_serialization_version=3,
     )
-    store = FeatureStore(config=config)
-    store.apply([asset, *(_over(data_dir, name) for name in VIEWS), predictive_maintenance_v1])
-    return store
+    return FeatureStore(config=config)
 
 
 def _over(data_dir: Path, name: str):
@@ -115,10 +120,31 @@ def test_frame_refuses(start: datetime, end: datetime, every: timedelta, message
         entity_frame(["a"], start, end, every)
 
 
-def test_own_frame_becomes_keys_and_instants_in_utc() -> None:
+def test_own_frame_becomes_keys_and_instants_in_utc_and_keeps_its_other_columns() -> None:
     paris = pa.timestamp("ns", tz="Europe/Paris")
-    own = pa.table({"note": ["x"], "event_timestamp": pa.array([T], paris), "asset_id": [KEYS[0].upper()]})
-    assert checked_frame(own).equals(frame_of((KEYS[0], T)))
+    own = pa.table({"note": [["x"]], "event_timestamp": pa.array([T], paris), "asset_id": [KEYS[0].upper()]})
+    own = own.replace_schema_metadata({"pandas": "{}"})
+    assert checked_frame(own).equals(frame_of((KEYS[0], T)).append_column("note", pa.array([["x"]])), True)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pa.array([UUID(key).bytes for key in KEYS], pa.uuid()),
+        pa.array([key.upper() for key in KEYS], pa.large_string()),
+        pa.array(KEYS).dictionary_encode(),
+    ],
+    ids=["uuid", "large string", "dictionary"],
+)
+def test_keys_may_be_uuids_or_any_text(keys: pa.Array) -> None:
+    own = pa.table({"asset_id": keys, "event_timestamp": pa.array([T] * len(KEYS), TIMESTAMP)})
+    assert checked_frame(own).equals(frame_of(*((key, T) for key in KEYS)))
+
+
+def test_a_part_of_a_microsecond_is_cut_off() -> None:
+    nanoseconds = [-1, 999, 1000, 1999]
+    own = pa.table({"asset_id": ["a"] * 4, "event_timestamp": pa.array(nanoseconds, pa.timestamp("ns", "UTC"))})
+    assert checked_frame(own)["event_timestamp"].cast(pa.int64()).to_pylist() == [-1, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -127,16 +153,32 @@ def test_own_frame_becomes_keys_and_instants_in_utc() -> None:
         ({"asset_id": ["a"]}, "has no column event_timestamp"),
         (
             {"asset_id": ["a"], "event_timestamp": [T.replace(tzinfo=None)]},
-            "timestamp\\[us\\], an instant without a time",
+            r"timestamp\[us\], no instant with a time zone",
         ),
-        ({"asset_id": ["a"], "event_timestamp": ["2026-01-01T00:00:00Z"]}, "is string, an instant without a time"),
+        ({"asset_id": ["a"], "event_timestamp": ["2026-01-01T00:00:00Z"]}, "is string, no instant with a time zone"),
+        ({"asset_id": ["a"], "event_timestamp": [1_767_225_600]}, "is int64, no instant with a time zone: write UTC"),
+        ({"asset_id": ["a"], "event_timestamp": [T.date()]}, "is date32.*, no instant with a time zone"),
+        ({"asset_id": ["a"], "event_timestamp": pa.array([2**62], pa.timestamp("s", "UTC"))}, "years 1 to 9999"),
+        ({"asset_id": ["a"], "event_timestamp": pa.array([2**62], TIMESTAMP)}, "years 1 to 9999"),
+        ({"asset_id": [UUID(KEYS[0]).bytes], "event_timestamp": [T]}, "is binary, no text: write assets.id as text or"),
+        ({"asset_id": [7], "event_timestamp": [T]}, "is int64, no text"),
         ({"asset_id": pa.array([], pa.string()), "event_timestamp": pa.array([], TIMESTAMP)}, "is empty"),
         ({"asset_id": ["a", None], "event_timestamp": [T, T]}, "asset_id of the entity frame is NULL in 1 rows"),
+        (
+            {"asset_id": ["a"], "event_timestamp": [T], "failure_within_7d": [1]},
+            "has a column failure_within_7d, which",
+        ),
     ],
 )
 def test_own_frame_is_refused(columns: dict, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         checked_frame(pa.table(columns))
+
+
+def test_own_frame_with_a_column_twice_is_refused() -> None:
+    frame = frame_of((KEYS[0], T))
+    with pytest.raises(PipelineError, match="has a column asset_id, which the training set has, too"):
+        checked_frame(frame.append_column("asset_id", frame["asset_id"]))
 
 
 # the label --------------------------------------------------------------------------------------------------------
@@ -192,6 +234,18 @@ def test_only_assets_that_exist_and_weeks_that_are_over_have_a_label(dcmms: Dcmm
         labels(dcmms, frame_of((str(gone[0]), T)))
 
 
+def test_label_goes_beside_what_else_a_row_has(dcmms: Dcmms) -> None:
+    dcmms.asset(1)
+    dcmms.work_order(asset_key(1), T + DAY)
+    frame = frame_of((KEYS[0], T), (KEYS[0], T - DAY), (KEYS[0], T))
+    frame = frame.append_column("notes", pa.array([["b"], ["a"], ["c", "d"]]))
+    with open_postgres(dcmms.settings) as source:
+        labelled = failure_labels(source, frame, HORIZON_OVER)
+    assert labelled.column_names == ["asset_id", "event_timestamp", "notes", "failure_within_7d"]
+    assert labelled["notes"].to_pylist() == [["a"], ["b"], ["c", "d"]]
+    assert labelled["failure_within_7d"].to_pylist() == [1, 1, 1]
+
+
 def test_unknown_assets_are_named(dcmms: Dcmms) -> None:
     dcmms.asset(1)
     with pytest.raises(PipelineError, match=f"PostgreSQL knows no asset {KEYS[1]}: asset_id is assets.id"):
@@ -215,6 +269,7 @@ def known_at(frame: pa.Table, snapshots: pd.DataFrame, ttl: timedelta, live_snap
     return values
 
 
+@pytest.mark.filterwarnings(r"ignore:fetch_arrow_table\(\) is deprecated:DeprecationWarning")  # ibis's
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("live_snapshots", [False, True], ids=["backfilled", "live"])
 def test_join_is_the_newest_snapshot_that_counts(
@@ -234,6 +289,11 @@ def test_join_is_the_newest_snapshot_that_counts(
         for feature in features:
             assert table.schema.field(feature.name).type == snapshot_schema(view).field(feature.name).type
             assert table[feature.name].cast(pa.float64()).to_pylist() == expected, feature.name
+    feasts = store.get_historical_features(
+        frame.to_pandas(), predictive_maintenance_v1, filter_by_created_timestamp=live_snapshots
+    )
+    order = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
+    assert feasts.to_arrow().select(table.column_names).cast(table.schema).sort_by(order).equals(table.sort_by(order))
 
 
 def random_history(data_dir: Path, view: str, rng: np.random.Generator) -> pd.DataFrame:
@@ -291,7 +351,24 @@ def test_instants_before_the_first_snapshot_are_reported(
 ) -> None:
     table = training_set(store, frame_of((KEYS[0], ago(9)), (KEYS[0], T)))
     assert table["wo_count_7d"].to_pylist() == [None, 0]
-    assert "1 of 2 instants lie before its first snapshot, 2026-03-05T10:00:00Z" in caplog.text
+    assert "1 of 2 instants have no snapshot within the ttl before them, the first 2026-03-02T10:00:00Z" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Downcasting object dtype arrays:FutureWarning")  # of Feast's dask store
+def test_another_offline_store_joins_by_itself(
+    store: FeatureStore, week_of_snapshots: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = frame_of((KEYS[0], T), (KEYS[1], T - DAY), (KEYS[0], T)).append_column("n", pa.array([[1]] * 3))
+    expected = training_set(store, frame)
+    assert expected["wo_count_7d"].to_pylist() == [0, 1, 0]
+    monkeypatch.setattr(training, "as_of_join", None)
+    assert training_set(open_store(tmp_path, "dask"), frame).equals(expected)
+
+
+def test_a_column_of_a_features_name_is_named(store: FeatureStore) -> None:
+    frame = frame_of((KEYS[0], T)).append_column("wo_count_7d", pa.array([1]))
+    with pytest.raises(PipelineError, match="has a column wo_count_7d, as a feature of predictive_maintenance_v1 is"):
+        training_set(store, frame)
 
 
 def test_a_service_that_is_not_registered_is_named(store: FeatureStore) -> None:
@@ -359,10 +436,13 @@ def test_command_writes_one_parquet_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fleet")
 def test_command_takes_an_entity_frame_and_is_quiet(tmp_path: Path) -> None:
     rows, output = tmp_path / "rows.parquet", tmp_path / "training.parquet"
-    pq.write_table(frame_of((KEYS[1], T - 3 * DAY), (KEYS[0], T - 4 * DAY)), rows)
+    frame = frame_of((KEYS[1], T - 3 * DAY), (KEYS[0], T - 4 * DAY)).append_column("weight", pa.array([0.5, 2.0]))
+    pq.write_table(frame, rows)
     result = invoke("--entities", rows, "--output", output, "--live-snapshots", "--quiet")
     assert (result.exit_code, result.output) == (0, "")
-    assert pq.read_table(output)["wo_count_7d"].to_pylist() == [5, 4]
+    table = pq.read_table(output)
+    assert table["wo_count_7d"].to_pylist() == [5, 4]
+    assert table["weight"].to_pylist() == [2.0, 0.5]
 
 
 @pytest.mark.usefixtures("fleet")
@@ -377,7 +457,7 @@ def test_command_takes_an_entity_frame_and_is_quiet(tmp_path: Path) -> None:
         (("--start", "2024-03-01", "--end", "2024-03-12"), "has no snapshot for instants between 2024-03-01T00:00:00Z"),
         ((*RANGE, "--output", "missing/folder/training.parquet"), "There is no folder missing/folder"),
         (("--entities", "missing.parquet"), "The entity frame missing.parquet cannot be read"),
-        (("--entities", "naive.parquet"), "an instant without a time zone"),
+        (("--entities", "naive.parquet"), "no instant with a time zone"),
         (("--entities", "unknown.parquet"), f"PostgreSQL knows no asset {KEYS[5]}"),
         ((*RANGE, "--output", "."), ". is a folder: name a file in it"),
     ],

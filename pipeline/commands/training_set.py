@@ -22,7 +22,7 @@ Examples:
 @click.option(
     "--entities",
     type=click.Path(path_type=Path),
-    help="Parquet file of asset_id, event_timestamp: these rows instead of all assets from --start to --end.",
+    help="Parquet file of asset_id, event_timestamp and what else is kept: these rows, not all from --start to --end.",
 )
 @click.option(
     "--service", default="predictive_maintenance_v1", show_default=True, metavar="NAME", help="Which features to join."

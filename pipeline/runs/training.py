@@ -1,28 +1,25 @@
 """Training sets: what was known of an asset at an instant, joined with what happened to it afterwards.
 
 An entity frame names the rows (asset and instant), PostgreSQL says which of them failed within a week, and
-`FeatureStore.get_historical_features` adds the features as of each row's instant.
+the snapshots of Feast's offline store add the features as of each row's instant.
 """
 
 import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureService, FeatureStore, FeatureView
+from feast import FeatureService, FeatureStore, FeatureView, FileSource
+from feast.data_format import ParquetFormat
 from feast.errors import FeastObjectNotFoundException
-from feast.repo_config import RepoConfig
-from numpy.typing import NDArray
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 
 from features.failure_within_7d import LABEL, LABEL_HORIZON, LABEL_SQL
 from pipeline import REPOSITORY
@@ -31,6 +28,7 @@ from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.registry.feast_store import open_feature_store, registered_view, registry_error
+from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
 
@@ -40,9 +38,10 @@ SERVICE = "predictive_maintenance_v1"
 WEEK = timedelta(days=7)
 
 FRAME_SCHEMA = pa.schema([pa.field("asset_id", pa.string()), pa.field("event_timestamp", TIMESTAMP)])
+_KEYS = ("asset_id", "event_timestamp", "created")
 _LABELLED_SCHEMA = FRAME_SCHEMA.append(pa.field(LABEL, pa.int32()))
-_ORDER = [("event_timestamp", "ascending"), ("asset_id", "ascending")]
 _ROW = "entity_row"
+_ORDER = [(name, "ascending") for name in ("event_timestamp", "asset_id", _ROW)]
 
 
 # The entity frame -----------------------------------------------------------------------------------------------
@@ -68,21 +67,46 @@ def entity_frame(assets: Sequence[str], start: datetime, end: datetime, every: t
 
 
 def checked_frame(frame: pa.Table) -> pa.Table:
-    """Return the columns `asset_id` and `event_timestamp` of `frame` as `FRAME_SCHEMA`; the others are dropped.
+    """Return `frame` with `asset_id` and `event_timestamp` as `FRAME_SCHEMA` in front, its other columns as they are.
 
-    Raises `PipelineError` where one is missing, an instant has no time zone, a value is NULL, or there is no row.
+    Keys may be text or UUIDs in any case, instants timestamps of any unit and zone; a part of a microsecond is cut off.
+    Raises `PipelineError` where one of the two is missing, of another type, NULL or out of range, there is no row, or
+    a column is there twice or has the label's name.
     """
-    if missing := [name for name in FRAME_SCHEMA.names if name not in frame.column_names]:
+    names = [*frame.column_names, LABEL]
+    if missing := [name for name in FRAME_SCHEMA.names if name not in names]:
         raise PipelineError(f"The entity frame has no column {' and no '.join(missing)}")
-    kind = frame.schema.field("event_timestamp").type
-    if not pa.types.is_timestamp(kind) or kind.tz is None:
-        raise PipelineError(f"event_timestamp of the entity frame is {kind}, an instant without a time zone: write UTC")
-    frame = frame.select(FRAME_SCHEMA.names)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PipelineError(f"The entity frame has a column {twice[0]}, which the training set has, too: rename it")
     if not frame.num_rows:
         raise PipelineError("The entity frame is empty")
     if nulls := [name for name in FRAME_SCHEMA.names if frame[name].null_count]:
         raise PipelineError(f"{nulls[0]} of the entity frame is NULL in {frame[nulls[0]].null_count} rows")
-    return frame.set_column(0, "asset_id", pc.utf8_lower(frame["asset_id"].cast(pa.string()))).cast(FRAME_SCHEMA)
+    others = frame.drop_columns(FRAME_SCHEMA.names).replace_schema_metadata()
+    columns = [_keys(frame["asset_id"]), _instants(frame["event_timestamp"]), *others.columns]
+    return pa.table(columns, schema=pa.schema([*FRAME_SCHEMA, *others.schema]))
+
+
+def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if kind == pa.uuid():
+        uuids = pa.table({"asset_id": column})
+        column = duckdb.from_arrow(uuids).select("asset_id::text as asset_id").to_arrow_table()["asset_id"]
+    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise PipelineError(f"asset_id of the entity frame is {kind}, no text: write assets.id as text or UUID")
+    return pc.utf8_lower(column.cast(pa.string()))
+
+
+def _instants(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        raise PipelineError(f"event_timestamp of the entity frame is {kind}, no instant with a time zone: write UTC")
+    try:
+        instants = (pc.floor_temporal(column, unit="microsecond") if kind.unit == "ns" else column).cast(TIMESTAMP)
+        pc.min_max(instants).as_py()
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise PipelineError("event_timestamp of the entity frame is not within the years 1 to 9999") from error
+    return instants
 
 
 def known_assets(source: PostgresSource) -> list[str]:
@@ -112,10 +136,11 @@ def failure_labels(source: PostgresSource, frame: pa.Table, known_until: datetim
         raise PipelineError(f"No row has a label yet: the 7 d after it must be over, so the last is {last.isoformat()}")
     instants = pc.unique(due["event_timestamp"]).to_pylist()
     labels = source.copy((REPOSITORY / LABEL_SQL).read_text(encoding="utf-8"), instants, _LABELLED_SCHEMA)
-    labelled = due.join(labels, FRAME_SCHEMA.names, join_type="inner").select(_LABELLED_SCHEMA.names)
+    keys = due.select(FRAME_SCHEMA.names).append_column(_ROW, pa.array(np.arange(due.num_rows)))
+    labelled = keys.join(labels, FRAME_SCHEMA.names, join_type="inner").sort_by(_ORDER)
     if not labelled.num_rows:
         raise PipelineError("None of the assets exists at its instant: start later, or check DATABASE_URL")
-    return labelled.sort_by(_ORDER).combine_chunks()
+    return due.take(labelled[_ROW]).append_column(_LABELLED_SCHEMA.field(LABEL), labelled[LABEL]).combine_chunks()
 
 
 def _refuse_unknown_assets(source: PostgresSource, frame: pa.Table) -> None:
@@ -138,7 +163,8 @@ def training_set(
     """Return `frame` with the features of `service` as of each row's instant T, in the rows' order.
 
     A value is that of the asset's newest snapshot at or before T within the view's ttl, NULL without one: Feast's
-    point-in-time join. `frame` has `asset_id`, `event_timestamp` and whatever else goes along, such as the label.
+    point-in-time join, of which local snapshots get one of their own (`as_of_join`), since Feast's pairs each row with
+    every snapshot within the ttl. `frame` has `asset_id`, `event_timestamp` and whatever else goes along.
 
     `live_snapshots` is Feast's `filter_by_created_timestamp`; which one is right depends on how the snapshots came:
 
@@ -150,29 +176,26 @@ def training_set(
 
     A history that was backfilled up to some day and scheduled since: join the rows before and after it apart.
 
-    Raises `PipelineError` where the service or a view is not registered, or a view has no snapshot for these rows.
+    Raises `PipelineError` where the service or a view is not registered, a view has no snapshot for these rows, or
+    `frame` has a column of a feature's name.
     """
     definition = _registered_service(store, service)
-    views = {
-        projection.name: registered_view(store, projection.name) for projection in definition.feature_view_projections
-    }
-    references = {
-        p.name: [f"{p.name_to_use()}:{f.name}" for f in p.features] for p in definition.feature_view_projections
-    }
-    instants = np.unique(frame["event_timestamp"].to_numpy())
-    lookback = {name: _lookback(view, instants) for name, view in views.items()}
-
-    numbered = frame.append_column(_ROW, pa.array(np.arange(frame.num_rows)))
-    with _narrowed(store, views, lookback) as narrow:
-        joined = _join(narrow, numbered, [r for wanted in references.values() for r in wanted], live_snapshots)
-    for name, wanted in references.items():
-        joined = _completed(store, joined, numbered, wanted, live_snapshots)
-        if live_snapshots and _unknown(joined, wanted).true_count == frame.num_rows:
-            raise PipelineError(
-                f"{name}: no snapshot was there yet at the instant of any row. Backfilled ones never were: join them "
-                "without --live-snapshots"
-            )
-    return joined.drop_columns(_ROW).cast(_training_schema(frame, definition)).combine_chunks()
+    views = {p.name: registered_view(store, p.name) for p in definition.feature_view_projections}
+    schemas = {p.name: _schema_of(p.name, [f.name for f in p.features]) for p in definition.feature_view_projections}
+    features = pa.schema([field for schema in schemas.values() for field in schema if field.name not in _KEYS])
+    if clash := [name for name in frame.column_names if name in features.names]:
+        raise PipelineError(f"The entity frame has a column {clash[0]}, as a feature of {service} is called: rename it")
+    keys = frame.select(FRAME_SCHEMA.names)
+    if all(_is_local(store, view) for view in views.values()):
+        parts = [
+            as_of_join(keys, Path(view.batch_source.path), schemas[name], view.ttl, live_snapshots=live_snapshots)
+            for name, view in views.items()
+        ]
+        columns = [column for part in parts for column in part.columns]
+    else:
+        columns = _joined_by_store(store, keys, definition, live_snapshots).select(features.names).columns
+    values = pa.table(columns, names=features.names).cast(features)
+    return pa.table([*frame.columns, *values.columns], schema=pa.schema([*frame.schema, *features])).combine_chunks()
 
 
 def _registered_service(store: FeatureStore, name: str) -> FeatureService:
@@ -184,120 +207,34 @@ def _registered_service(store: FeatureStore, name: str) -> FeatureService:
         raise registry_error(error) from error
 
 
-# Feast's join pairs each row with every snapshot of its asset within the ttl, then keeps the newest: 365 pairs for one
-# value. The same answer at a tenth of the cost: first a join over the last two snapshots, then one over the whole ttl
-# for the rows whose asset is in neither.
+def _is_local(store: FeatureStore, view: FeatureView) -> bool:
+    """Return whether DuckDB can read the snapshots of `view` from Parquet files on a disk."""
+    source = view.batch_source
+    return (
+        isinstance(store.config.offline_store, DuckDBOfflineStoreConfig)
+        and isinstance(source, FileSource)
+        and isinstance(source.file_format, ParquetFormat)
+        and "://" not in source.path
+    )
 
 
-@contextmanager
-def _narrowed(
-    store: FeatureStore, views: dict[str, FeatureView], lookback: dict[str, timedelta]
-) -> Iterator[FeatureStore]:
-    """Yield a feature store of `views` whose ttl is `lookback`; its registry is a file that is gone afterwards."""
-    with TemporaryDirectory(prefix="training-set-") as directory:
-        config = RepoConfig(
-            project=store.project,
-            provider="local",
-            registry=str(Path(directory) / "registry.db"),
-            online_store=None,
-            offline_store=store.config.offline_store,
-            entity_key_serialization_version=store.config.entity_key_serialization_version,
-            repo_path=store.config.repo_path,
-        )
-        narrow = FeatureStore(config=config)
-        for name, view in views.items():
-            view = copy(view)
-            view.ttl = lookback[name]
-            narrow.registry.apply_feature_view(view, store.project)
-        for entity in store.list_entities():
-            narrow.registry.apply_entity(entity, store.project)
-        yield narrow
-
-
-def _lookback(view: FeatureView, instants: NDArray[np.datetime64]) -> timedelta:
-    """Return how far before each of `instants` the last two snapshots of `view` reach, at most its ttl.
-
-    Raises `PipelineError` where none of the instants has a snapshot within the ttl; logs those before the first one.
-    """
-    snapshots = _snapshot_instants(view)
-    newest = np.searchsorted(snapshots, instants, side="right") - 1
-    served = newest >= 0
-    age = instants[served] - snapshots[newest[served]]
-    if not (age <= np.timedelta64(view.ttl)).any():
-        first, last = (f"{instant.astype('datetime64[s]')}Z" for instant in instants[[0, -1]])
-        raise PipelineError(
-            f"{view.name} has no snapshot for instants between {first} and {last}: make some with "
-            "`python materialize_features.py backfill`"
-        )
-    if not served.all():
-        logger.warning(
-            "%s: %d of %d instants lie before its first snapshot, %sZ: its features are NULL there",
-            view.name,
-            np.count_nonzero(~served),
-            len(instants),
-            snapshots[0].astype("datetime64[s]"),
-        )
-    before = instants[served] - snapshots[np.maximum(newest[served] - 1, 0)]
-    return min(view.ttl, _rounded_up(before.max().item()))
-
-
-def _rounded_up(span: timedelta) -> timedelta:
-    """Return `span` in whole seconds below a day and whole days above: ibis takes no other, and 0 means for ever."""
-    unit = timedelta(seconds=1) if span < timedelta(days=1) else timedelta(days=1)
-    return max(-(-span // unit), 1) * unit
-
-
-def _snapshot_instants(view: FeatureView) -> NDArray[np.datetime64]:
-    """Return the as-of instants of the snapshots of `view`, ascending, as their file names have them."""
-    names = (path.stem for path in Path(view.batch_source.path).glob("snapshot_date=*/*.parquet"))
-    return np.array(sorted(_utc(datetime.fromisoformat(name)) for name in names), dtype="datetime64[us]")
-
-
-def _join(store: FeatureStore, frame: pa.Table, references: list[str], live_snapshots: bool) -> pa.Table:
-    """Return `frame` with the features `references`, joined by `store`, in the order of its rows."""
+def _joined_by_store(store: FeatureStore, keys: pa.Table, service: FeatureService, live_snapshots: bool) -> pa.Table:
+    """Return the features of `service` for `keys`, in their order, as the offline store of `store` joins them."""
+    keys = keys.append_column("place", pa.array(np.arange(keys.num_rows)))
+    # Stores differ in whether they answer equal rows once or twice, and in the order of all of them.
+    distinct = keys.group_by(FRAME_SCHEMA.names).aggregate([("place", "min")]).rename_columns({"place_min": _ROW})
+    only_created = {"filter_by_created_timestamp": True} if live_snapshots else {}  # not every store knows it
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)  # ibis's
-            job = store.get_historical_features(
-                frame.to_pandas(), references, filter_by_created_timestamp=live_snapshots
-            )
-            return job.to_arrow().sort_by(_ROW)
+        joined = store.get_historical_features(distinct.to_pandas(), service, **only_created).to_arrow()
     except Exception as error:  # each offline store's engine raises its own kinds
         raise PipelineError(f"Offline store: {first_line(error)}. Check the snapshots in FEATURE_DATA_DIR.") from error
+    rows = keys.join(distinct, FRAME_SCHEMA.names).sort_by("place")[_ROW]
+    return joined.take(pc.index_in(rows, value_set=joined[_ROW].combine_chunks()))
 
 
-def _completed(
-    store: FeatureStore, joined: pa.Table, frame: pa.Table, references: list[str], live_snapshots: bool
-) -> pa.Table:
-    """Return `joined` with the features `references` of one view filled in where no lookback has reached them."""
-    unknown = _unknown(joined, references)
-    if not unknown.true_count:
-        return joined
-    older = _join(store, frame.filter(unknown), references, live_snapshots)
-    place = pc.index_in(joined[_ROW], value_set=older[_ROW].combine_chunks())
-    for name in _names(references):
-        column = pc.coalesce(joined[name], older[name].take(place))
-        joined = joined.set_column(joined.schema.get_field_index(name), name, column)
-    return joined
-
-
-def _unknown(joined: pa.Table, references: list[str]) -> pa.BooleanArray:
-    """Return for each row whether all its features of a view are NULL: its asset is in no snapshot that was joined."""
-    known = np.zeros(joined.num_rows, dtype=bool)
-    for name in _names(references):
-        known |= joined[name].is_valid().to_numpy()
-    return pa.array(~known)
-
-
-def _names(references: list[str]) -> list[str]:
-    return [reference.split(":")[1] for reference in references]
-
-
-def _training_schema(frame: pa.Table, service: FeatureService) -> pa.Schema:
-    """Return the columns of `frame`, then the features of `service` in the types of their snapshots."""
-    projections = service.feature_view_projections
-    features = [snapshot_schema(p.name).field(feature.name) for p in projections for feature in p.features]
-    return pa.schema([*frame.schema, *features])
+def _schema_of(view: str, features: list[str]) -> pa.Schema:
+    """Return the key and the times of a snapshot of `view`, then those `features`."""
+    return pa.schema([snapshot_schema(view).field(name) for name in (*_KEYS, *features)])
 
 
 def _utc(instant: datetime) -> np.datetime64:
@@ -360,7 +297,7 @@ def write_training_set(
         assets=pc.count_distinct(table["asset_id"]).as_py(),
         instants=pc.count_distinct(table["event_timestamp"]).as_py(),
         positives=pc.sum(table[LABEL]).as_py(),
-        features=table.num_columns - len(_LABELLED_SCHEMA),
+        features=table.num_columns - labelled.num_columns,
         seconds=time.monotonic() - began,
     )
 

@@ -1,20 +1,28 @@
 """Snapshots: one immutable Parquet file per feature view and as-of instant, never visible half-written.
 
-`<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format.
+`<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
+entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
 """
 
-from datetime import UTC, datetime
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
+EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_SET_ASIDE = b"set_aside"
+
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     """Return where the snapshot of `view` as of the instant `as_of` is kept."""
-    return data_dir / view / f"snapshot_date={as_of.astimezone(UTC):%Y-%m-%d}" / file_name(as_of)
+    return data_dir / view / _folder_name(as_of) / file_name(as_of)
 
 
 def file_name(as_of: datetime) -> str:
@@ -31,7 +39,7 @@ def snapshot_instant(path: Path) -> datetime:
 def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
-    A file that holds the same rows stays as it is, and with it the time at which they were first `created`.
+    A file that holds the same stays as it is, and with it the time at which its rows were first `created`.
     Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
     return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
@@ -42,18 +50,32 @@ def remove_unfinished(data_dir: Path) -> None:
     remove_leftovers(data_dir, "*/*/.*Z-*.tmp")
 
 
+def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST) -> Iterator[Path]:
+    """Yield the snapshots of `view` as of `first` to `last`, both inclusive, the newest one first.
+
+    A file of another name, in another folder or without a byte is none. The folder of a day is looked into only when
+    its turn comes: what asks for the newest snapshot does not wait for the names of years of them.
+    """
+    for folder in sorted((data_dir / view).glob("snapshot_date=*"), reverse=True):
+        if _folder_name(first) <= folder.name <= _folder_name(last):
+            found = {instant: path for path in folder.glob("*.parquet") if (instant := _instant_of(path))}
+            yield from (found[instant] for instant in sorted(found, reverse=True) if first <= instant <= last)
+
+
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
     """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none."""
-    files = (data_dir / view).glob("snapshot_date=*/*.parquet")
-    limit = snapshot_path(data_dir, view, until) if until else None
-    return max((file for file in files if limit is None or _order(file) <= _order(limit)), key=_order, default=None)
+    return next(snapshots(data_dir, view, last=until or LATEST), None)
 
 
 def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime) -> list[Path]:
     """Return the snapshots of `view` as of `first` and later, up to `last` exclusively, in order."""
-    bounds = [_order(snapshot_path(data_dir, view, instant)) for instant in (first, last)]
-    files = (data_dir / view).glob("snapshot_date=*/*.parquet")
-    return sorted((file for file in files if bounds[0] <= _order(file) < bounds[1]), key=_order)
+    return list(snapshots(data_dir, view, first, last - timedelta(microseconds=1)))[::-1]
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a Parquet file ends as one does: not so a file of which only a part has been copied."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1" and file.seek(-4, os.SEEK_END) > 4 and file.read() == b"PAR1"
 
 
 def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -61,14 +83,39 @@ def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, partitioning=None)
 
 
+def with_set_aside(snapshot: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
+    """Return `snapshot` with the note that the rows of the entities `keys` have been set aside."""
+    noted = sorted(pc.unique(keys.drop_null()).to_pylist())
+    return snapshot.replace_schema_metadata({_SET_ASIDE: json.dumps(noted)})
+
+
+def set_aside_in(schema: pa.Schema) -> pa.Array:
+    """Return the keys of the entities that have no row in the snapshot of `schema` because it was set aside."""
+    return pa.array(json.loads((schema.metadata or {}).get(_SET_ASIDE, b"[]")), pa.string())
+
+
 def _holds(path: Path, table: pa.Table) -> bool:
-    """Return whether `path` holds the rows of `table`, whenever they were created; a damaged file does not."""
+    """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
-        return path.exists() and read_snapshot(path).drop(["created"]).equals(table.drop(["created"]))
+        if not path.exists():
+            return False
+        held = read_snapshot(path)
+        if not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
+            return False
+        return bool(held.drop(["created"]).equals(table.drop(["created"])))
     except (OSError, pa.ArrowException, KeyError):
         return False
 
 
-def _order(path: Path) -> str:
-    """Return a key that sorts snapshots by instant: `20260101T000000Z` before `20260101T000000.5Z`."""
-    return path.stem.removesuffix("Z")
+def _folder_name(as_of: datetime) -> str:
+    return f"snapshot_date={as_of.astimezone(UTC).date()}"
+
+
+def _instant_of(path: Path) -> datetime | None:
+    """Return the as-of instant of the snapshot at `path`, None where no snapshot has such a name or it is empty."""
+    try:
+        instant = snapshot_instant(path)
+        is_named = path.name == file_name(instant) and path.parent.name == _folder_name(instant)
+        return instant if is_named and path.stat().st_size and path.is_file() else None
+    except (ValueError, OverflowError, FileNotFoundError):  # no instant, or a file that is gone by now
+        return None
