@@ -45,7 +45,7 @@ docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from t
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
-lint: lint-python lint-layers lint-sql ## style, the layers of the imports, the SQL
+lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types
 
 lint-python: $(INSTALLED)
 	@$(BIN)/ruff check .
