@@ -100,6 +100,8 @@ def backfill(
         clickhouse = stack.enter_context(open_clickhouse(settings)) if from_clickhouse else None
         if clickhouse:
             check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
+        if postgres:
+            extract.warn_of_undated_rows(postgres)
         for chunk in chunks_of(wanted):
             tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
