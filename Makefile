@@ -45,7 +45,7 @@ docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from t
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
-lint: lint-python lint-layers lint-sql ## style, the layers of the imports, the SQL
+lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types
 
 lint-python: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -95,7 +95,7 @@ $(INSTALLED): requirements.lock requirements-dev.lock
 	@printf '  fetching '; \
 	{ $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps --no-compile --require-hashes \
 		-r requirements-dev.lock 2>$(VENV)/install.err && touch $@; } | { n=0; while read -r word _; do case $$word in \
-		Collecting | Requirement) n=$$((n + 1)); [ $$((n % 5)) != 0 ] || printf .;; \
+		Collecting | Processing | Requirement) n=$$((n + 1)); [ $$((n % 5)) != 0 ] || printf .;; \
 		Installing) printf ' unpacking';; \
 	esac; done; echo; }; \
 	[ -e $@ ] || { cat $(VENV)/install.err >&2; exit 1; }

@@ -62,8 +62,8 @@ def postgres_columns() -> dict[str, list[str]]:
 
 def _read_of(table: str, scope: Scope) -> set[str]:
     """Return the columns that a select reads of its `table`: with its name, by USING, or what no other source has."""
-    derived = [source for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
-    others = {name for source in derived for name in source.expression.named_selects}
+    derived = [source.expression for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
+    others = {name for query in derived if isinstance(query, exp.Query) for name in query.named_selects}
     joined = {name.name for join in scope.expression.args.get("joins", ()) for name in join.args.get("using", ())}
     return joined | {c.name for c in scope.columns if c.table == table or not (c.table or c.name in others)}
 

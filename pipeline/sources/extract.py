@@ -72,7 +72,7 @@ def completed(spec: ViewSpec, rows: Mapping[str, pa.Table]) -> pa.Table:
 
 
 def as_snapshot(view: str, table: pa.Table, created: datetime) -> pa.Table:
-    """Return `table` in exactly the snapshot's columns, extracted at `created`, ordered by key."""
+    """Return `table` in exactly the snapshot's columns, extracted at `created`, ordered by asset."""
     stamped = table.append_column("created", pa.repeat(pa.scalar(created, TIMESTAMP), table.num_rows))
     schema = snapshot_schema(view)
-    return stamped.select(schema.names).cast(schema).sort_by(SPECS[view].key).combine_chunks()
+    return stamped.select(schema.names).cast(schema).sort_by("asset_id").combine_chunks()

@@ -41,8 +41,6 @@ _SPELLING = {
 _PLANNING = {"enable_nestloop": "off", "jit": "off"}
 # A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
 _SILENCE_SECONDS = 10
-# A host that vanished without a word is noticed within 90 s: idle, then 3 probes 10 s apart; milliseconds to be heard.
-_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 90_000}
 
 
 class PostgresSource:
@@ -54,7 +52,7 @@ class PostgresSource:
         self._silence_seconds = timeout_seconds + _SILENCE_SECONDS
         with connection.cursor() as cursor:
             cursor.execute("select to_regclass('wind_turbine_metadata') is not null, clock_timestamp()")
-            self._has_wind_turbines, self._opened_at = cursor.fetchone()
+            ((self._has_wind_turbines, self._opened_at),) = cursor.fetchall()
 
     def check_instant(self, as_of: datetime) -> None:
         """Raise `ClockError` where `as_of` has not come yet by the clock of the database: it cannot know its facts."""
@@ -153,7 +151,11 @@ def _connect(settings: Settings, connect_seconds: int) -> PostgresSource:
             connect_timeout=connect_seconds,
             application_name="feature_store",
             client_encoding="utf8",
-            **_KEEPALIVES,
+            # A host that vanished without a word is noticed within 90 s: idle, then 3 probes; milliseconds to be heard.
+            keepalives_idle=60,
+            keepalives_interval=10,
+            keepalives_count=3,
+            tcp_user_timeout=90_000,
         )
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with _broken_off_after(_SILENCE_SECONDS, connection), connection.cursor() as cursor:
