@@ -12,6 +12,7 @@
 -- owner       ml-platform@dcmms.example
 
 \set instants `cat shared/instants.sql`
+\set asset_facts `cat shared/asset_facts.sql`
 \set existing_assets `cat shared/existing_assets.sql`
 \set work_order_facts `cat shared/work_order_facts.sql`
 \set counted_work_orders `cat shared/counted_work_orders.sql`
@@ -19,6 +20,8 @@
 with
 
 instants as (:instants),
+
+asset_facts as (:asset_facts),
 
 work_order_facts as (:work_order_facts),
 
@@ -43,7 +46,12 @@ capacity_texts as materialized (
     select
         asset_id,
         places.place,
-        regexp_match(places.figure, '^\s*\+?((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(w|kw|mw)?\s*$', 'i') as parts
+        regexp_match(
+            places.figure collate "C",
+            '^[ \t\u00a0\u2009]*\+?((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)'
+            '[ \t\u00a0\u2009]*(?:([kmg]?w)(?:p|ac|dc)?)?[ \t\u00a0\u2009]*$',
+            'i'
+        ) as parts
     from readable_assets
     left join wind_turbine_metadata using (asset_id)
     cross join lateral (
@@ -60,8 +68,10 @@ capacity_candidates as (
         place,
         -- a figure that no double can hold is no figure
         case
-            when pg_input_is_valid(parts[1], 'double precision')
-                then parts[1]::numeric * case lower(parts[2]) when 'w' then 0.001 when 'mw' then 1000 else 1 end
+            when pg_input_is_valid(parts[1], 'double precision') and pg_input_is_valid(parts[1], 'numeric')
+                then
+                    parts[1]::numeric
+                    * case lower(parts[2]) when 'w' then 0.001 when 'mw' then 1000 when 'gw' then 1000000 else 1 end
         end as kilowatts
     from capacity_texts
     where parts is not null
@@ -99,7 +109,9 @@ histories as materialized (
         max(completed_at) filter (where type = 'preventive') as prevented_at,
         max(greatest(created_at, completed_at)) filter (where completed_at is not null) as last_completed_at,
         (count(*) filter (where is_failure and completed_at >= created_at))::integer as restored,
-        sum(completed_at - created_at) filter (where is_failure and completed_at >= created_at) as restoration_time
+        sum(extract(epoch from completed_at - created_at)) filter (
+            where is_failure and completed_at >= created_at
+        ) as restoration_seconds
     from counted_work_orders
     group by asset_id, counted_from, counted_until, completed_from
 ),
@@ -131,15 +143,15 @@ downtimes as materialized (
 -- the time down before the installation is not observed
 installations as materialized (
     select
-        assets.id as asset_id,
-        downtimes.time_down_before + (least(downtimes.up_at, assets.installation_date::timestamptz) - downtimes.down_at)
+        assets.asset_id,
+        downtimes.time_down_before + (least(downtimes.up_at, assets.installed_at) - downtimes.down_at)
             as time_down_before
-    from assets
+    from asset_facts as assets
     inner join downtimes
         on
-            assets.id = downtimes.asset_id
-            and assets.installation_date::timestamptz >= downtimes.down_at
-            and assets.installation_date::timestamptz < downtimes.next_down_at
+            assets.asset_id = downtimes.asset_id
+            and assets.installed_at >= downtimes.down_at
+            and assets.installed_at < downtimes.next_down_at
 ),
 
 recent_work_orders as materialized (
@@ -170,7 +182,7 @@ recent_scores as materialized (
             partition by asset_id order by calculated_at asc, created_at asc, id asc
         ) as next_calculated_at
     from asset_health_scores
-    where calculated_at::timestamptz > (select min(instants.since_7d) from instants)
+    where score between 0 and 100 and calculated_at::timestamptz > (select min(instants.since_7d) from instants)
 )
 
 -- as of one instant ------------------------------------------------------------------------------------------
@@ -197,7 +209,7 @@ cross join lateral (
             max(prevented_at) filter (where completed_from <= instants.as_of) as prevented_at,
             max(last_completed_at) filter (where completed_from <= instants.as_of) as last_completed_at,
             sum(restored) filter (where completed_from <= instants.as_of) as restored,
-            sum(restoration_time) filter (where completed_from <= instants.as_of) as restoration_time
+            sum(restoration_seconds) filter (where completed_from <= instants.as_of) as restoration_seconds
         from histories
         where counted_from <= instants.as_of and counted_until > instants.as_of
         group by asset_id
@@ -265,7 +277,7 @@ cross join lateral (
         coalesce(assets.preventive, 0)::integer as preventive_work_orders,
         extract(day from instants.as_of - assets.maintained_at)::integer as days_since_last_maintenance,
         extract(day from instants.as_of - assets.corrected_at)::integer as days_since_last_corrective_wo,
-        (extract(epoch from assets.restoration_time) / nullif(assets.restored, 0) / 3600)::real as mttr_hours,
+        (assets.restoration_seconds / nullif(assets.restored, 0) / 3600)::real as mttr_hours,
         (
             greatest(
                 extract(
@@ -290,13 +302,17 @@ cross join lateral (
         coalesce(created.corrective_30d, 0)::integer as corrective_wo_count_30d,
         extract(day from instants.as_of - assets.prevented_at)::integer as days_since_last_preventive_completion,
         -- the newest fact that this row rests on
-        greatest(
-            assets.created_at,
-            assets.updated_at,
-            assets.last_at,
-            assets.last_completed_at,
-            alarms.last_at,
-            scores.calculated_at
+        nullif(
+            greatest(
+                assets.created_at,
+                assets.updated_at,
+                assets.last_at,
+                assets.last_completed_at,
+                alarms.last_at,
+                scores.calculated_at,
+                '0001-01-01'
+            ),
+            '0001-01-01'
         ) as newest_source_at
     from observed_assets as assets
     left join created using (asset_id)

@@ -10,12 +10,15 @@
 -- owner       ml-platform@dcmms.example
 
 \set instants `cat shared/instants.sql`
+\set asset_facts `cat shared/asset_facts.sql`
 \set existing_assets `cat shared/existing_assets.sql`
 \set work_order_facts `cat shared/work_order_facts.sql`
 
 with
 
 instants as (:instants),
+
+asset_facts as (:asset_facts),
 
 work_order_facts as (:work_order_facts),
 

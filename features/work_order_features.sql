@@ -9,6 +9,7 @@
 -- owner       ml-platform@dcmms.example
 
 \set instants `cat shared/instants.sql`
+\set asset_facts `cat shared/asset_facts.sql`
 \set existing_assets `cat shared/existing_assets.sql`
 \set work_order_facts `cat shared/work_order_facts.sql`
 \set counted_work_orders `cat shared/counted_work_orders.sql`
@@ -16,6 +17,8 @@
 with
 
 instants as (:instants),
+
+asset_facts as (:asset_facts),
 
 work_order_facts as (:work_order_facts),
 
@@ -48,7 +51,7 @@ repeat_failures as (
                 and repairs.is_failure
                 and repairs.completed_at >= repairs.created_at
                 and repairs.completed_at <= failures.created_at
-                and repairs.completed_at >= failures.created_at - interval '720 hours'
+                and repairs.completed_at + interval '720 hours' >= failures.created_at
         )
 ),
 
@@ -187,7 +190,7 @@ cross join lateral (
         extract(day from instants.as_of - so_far.last_corrective_at)::integer as days_since_last_corrective_wo,
         extract(day from instants.as_of - so_far.last_preventive_at)::integer as days_since_last_preventive_wo,
         -- the newest fact that this row rests on
-        greatest(so_far.last_at, so_far.last_completed_at) as newest_source_at
+        nullif(greatest(so_far.last_at, so_far.last_completed_at, '0001-01-01'), '0001-01-01') as newest_source_at
     from existing_assets
     left join created using (asset_id)
     left join completed using (asset_id)

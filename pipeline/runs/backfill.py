@@ -100,6 +100,7 @@ def backfill(
         readers: dict[str, Callable[[list[datetime]], pa.Table]] = {}
         if from_postgres:
             postgres = stack.enter_context(open_postgres(settings))
+            extract.warn_of_undated_rows(postgres)
             readers |= {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
         if from_clickhouse:
             clickhouse = stack.enter_context(open_clickhouse(settings))

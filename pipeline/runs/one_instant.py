@@ -175,6 +175,8 @@ class _Materialization:
             self.results[view].error = None  # of an attempt before
             with self._step(view, "reading", passing=(Unavailable,)):
                 read[view] = extract.extract_postgres(source, view, self.as_of)
+        if len(read) == len(views):  # else what has failed may be what this needs
+            extract.warn_of_undated_rows(source)
         self.raw |= read
 
     def _read_clickhouse(self, views: list[str]) -> None:

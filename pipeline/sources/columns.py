@@ -13,7 +13,7 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from features.failure_within_7d import LABEL_SQL
 from pipeline import REPOSITORY
 from pipeline.base.specs import SPECS
-from pipeline.sources.extract import query_of
+from pipeline.sources.extract import UNDATED_ROWS, query_of
 from pipeline.sources.queries import query_text
 
 # Sites without wind turbines may lack these tables; columns they do not lack.
@@ -43,9 +43,9 @@ _HEAD = """\
 
 
 def postgres_queries() -> list[str]:
-    """Return every query that is sent to dCMMS's PostgreSQL for features and label."""
+    """Return every query that is sent to dCMMS's PostgreSQL for features and label, and the count of undated rows."""
     views = [view for view, spec in SPECS.items() if spec.engine == "postgresql"]
-    return [*map(query_of, views), query_text(REPOSITORY / LABEL_SQL)]
+    return [*map(query_of, views), query_text(REPOSITORY / LABEL_SQL), UNDATED_ROWS]
 
 
 @cache

@@ -1,7 +1,9 @@
 """Extraction of the feature views from both databases: the SQL beside each definition, completed by its spec."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -11,6 +13,11 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.specs import SPECS, TIMESTAMP, snapshot_schema
 from pipeline.sources.postgres import PostgresSource
 from pipeline.sources.queries import query_text
+
+logger = logging.getLogger(__name__)
+
+UNDATED_ROWS = query_text(Path(__file__).parent / "sql" / "undated_rows.sql")
+_UNDATED_ROWS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("assets", "work_orders", "alerts")])
 
 
 def views_to_read(views: Sequence[str], engine: str) -> list[str]:
@@ -45,6 +52,17 @@ def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.T
             f"PostgreSQL holds no asset that exists as of {as_of.isoformat()}: check DATABASE_URL and the as-of instant"
         )
     return table
+
+
+def warn_of_undated_rows(source: PostgresSource) -> None:
+    """Log how many rows no view counts, because their own date is missing or infinite.
+
+    Raises `PipelineError` where the query fails.
+    """
+    (row,) = source.copy(UNDATED_ROWS, [], _UNDATED_ROWS_SCHEMA).to_pylist()
+    if any(row.values()):
+        counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in row.items() if count)
+        logger.warning("PostgreSQL: rows left out, whose own date is missing or infinite: %s", counts)
 
 
 def completed(spec: ViewSpec, rows: Mapping[str, pa.Table]) -> pa.Table:
