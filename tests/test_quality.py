@@ -378,6 +378,17 @@ def test_a_damaged_or_older_kind_of_snapshot_stops_nothing(tmp_path: Path, caplo
     assert f"{path}" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["footer", "rows"])
+def test_a_damaged_newest_snapshot_does_not_switch_the_comparison_off(tmp_path: Path, damage: str) -> None:
+    write_snapshot(sound(WORK_ORDERS), snapshot_path(tmp_path, WORK_ORDERS, T - DAY))
+    path = snapshot_path(tmp_path, WORK_ORDERS, T - timedelta(hours=1))
+    write_snapshot(sound(WORK_ORDERS), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if damage == "footer" else whole[:4] + bytes(3_000) + whole[3_004:])
+    (rule,) = losses(WORK_ORDERS, sound(WORK_ORDERS, rows=10), tmp_path, T, 0.2)
+    assert rule.text == "10 rows where the snapshot 20260310T100000Z has 20: assets are gone"
+
+
 # the rejected rows ------------------------------------------------------------------------------------------------
 
 

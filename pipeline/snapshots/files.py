@@ -5,6 +5,7 @@ entity whose row the quality gate has set aside has none in it; the footer of th
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.base.errors import first_line
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
+
+logger = logging.getLogger(__name__)
 
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _SET_ASIDE = b"set_aside"
@@ -63,13 +67,26 @@ def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datet
 
 
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
-    """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none."""
-    return next(snapshots(data_dir, view, last=until or LATEST), None)
+    """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none.
+
+    One that cannot be read is passed over with a warning.
+    """
+    return next(filter(can_be_read, snapshots(data_dir, view, last=until or LATEST)), None)
 
 
 def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime) -> list[Path]:
     """Return the snapshots of `view` as of `first` and later, up to `last` exclusively, in order."""
     return list(snapshots(data_dir, view, first, last - timedelta(microseconds=1)))[::-1]
+
+
+def can_be_read(path: Path) -> bool:
+    """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        logger.warning("passed over: the snapshot %s cannot be read: %s", path, first_line(error))
+        return False
+    return True
 
 
 def is_whole(path: Path) -> bool:
