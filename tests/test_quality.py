@@ -28,7 +28,7 @@ from pipeline.snapshots.files import read_snapshot, set_aside_in, snapshot_path,
 from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, split, wrong_assets
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, rejected_rows
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
 ROWS = 20
 FEATURES = [(view, field) for view in VIEWS.values() for field in view.features]
@@ -495,7 +495,7 @@ def invoke(*arguments: str) -> Result:
 def snapshots(fleet: Dcmms) -> dict[str, bytes]:
     """Return all files below the data directory."""
     root = fleet.settings.feature_data_dir
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if is_written(path)}
 
 
 def written(view: str) -> str:

@@ -2,6 +2,7 @@
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
 entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
+The footer also names the features that an older definition lacked and that a run has brought in as NULL.
 """
 
 import json
@@ -21,7 +22,7 @@ from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 logger = logging.getLogger(__name__)
 
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_SET_ASIDE = b"set_aside"
+_SET_ASIDE, _LACKED = b"set_aside", b"lacked"
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -51,7 +52,8 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
 
 def remove_unfinished(data_dir: Path) -> None:
     """Remove what runs that died have left unfinished in the data directory, a day later."""
-    remove_leftovers(data_dir, "*/*/.*Z-*.tmp")
+    for pattern in ("*/.*-*.tmp", "*/*/.*Z-*.tmp"):
+        remove_leftovers(data_dir, pattern)
 
 
 def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST) -> Iterator[Path]:
@@ -111,16 +113,38 @@ def set_aside_in(schema: pa.Schema) -> pa.Array:
     return pa.array(json.loads((schema.metadata or {}).get(_SET_ASIDE, b"[]")), pa.string())
 
 
+def with_lacked(snapshot: pa.Table, features: list[str]) -> pa.Table:
+    """Return `snapshot` with the note that its definition lacked `features` too, or had them as another type."""
+    notes = dict(snapshot.schema.metadata or {})
+    return snapshot.replace_schema_metadata(
+        notes | {_LACKED: json.dumps(sorted({*lacked_in(snapshot.schema), *features}))}
+    )
+
+
+def lacked_in(schema: pa.Schema) -> list[str]:
+    """Return the features that the snapshot of `schema` was computed without."""
+    return list(json.loads((schema.metadata or {}).get(_LACKED, b"[]")))
+
+
 def _holds(path: Path, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
         if not path.exists():
             return False
         held = read_snapshot(path)
-        if not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
+        if lacked_in(held.schema) or not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
             return False
         return bool(held.drop(["created"]).equals(table.drop(["created"])))
     except (OSError, pa.ArrowException, KeyError):
+        return False
+
+
+def has_snapshot_name(path: Path) -> bool:
+    """Return whether `path` is called as a snapshot is, and in the folder of its day."""
+    try:
+        instant = snapshot_instant(path)
+        return path.name == file_name(instant) and path.parent.name == _folder_name(instant)
+    except (ValueError, OverflowError):
         return False
 
 
@@ -131,8 +155,7 @@ def _folder_name(as_of: datetime) -> str:
 def _instant_of(path: Path) -> datetime | None:
     """Return the as-of instant of the snapshot at `path`, None where no snapshot has such a name or it is empty."""
     try:
-        instant = snapshot_instant(path)
-        is_named = path.name == file_name(instant) and path.parent.name == _folder_name(instant)
-        return instant if is_named and path.stat().st_size and path.is_file() else None
-    except (ValueError, OverflowError, FileNotFoundError):  # no instant, or a file that is gone by now
+        is_one = has_snapshot_name(path) and path.stat().st_size and path.is_file()
+    except FileNotFoundError:  # gone by now
         return None
+    return snapshot_instant(path) if is_one else None
