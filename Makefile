@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults bench docs \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -36,6 +36,9 @@ test-properties: $(INSTALLED) ## the features against an independent implementat
 
 test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, servers, disk and clock; 10 minutes
 	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
+
+test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
+	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
 
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)

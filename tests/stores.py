@@ -13,6 +13,7 @@ from entities import asset, site, work_order
 from pipeline import REPOSITORY
 from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.registry.feast_store import open_feature_store
+from pipeline.snapshots.upkeep import MARKER
 
 
 def write_feature_store_yaml(directory: Path, postgres: PostgresServer, redis: RedisServer, registry: str) -> Path:
@@ -55,6 +56,11 @@ def _with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
         created_timestamp_column="created",
     )
     return copy
+
+
+def is_written(path: Path) -> bool:
+    """Return whether `path`, below a data directory, is a file of rows, or one that is left unfinished."""
+    return path.is_file() and path.name != MARKER
 
 
 def online_values(path: Path, features: list[str], assets: list[UUID]) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from dev.stack import ensure_database
 from materialize_features import cli
 from pipeline.base.specs import VIEWS, snapshot_schema
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 PASSWORD = "s3cr3t-Pa55"
@@ -68,7 +68,7 @@ def invoke(*arguments: str) -> Result:
 
 def state(environment: Dcmms, redis: RedisServer) -> tuple[dict, dict]:
     """Return all snapshot files and all online values, to compare before and after."""
-    files = {path: path.read_bytes() for path in environment.settings.feature_data_dir.rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in environment.settings.feature_data_dir.rglob("*") if is_written(path)}
     with closing(redis_client.Redis(port=redis.port)) as client:
         return files, {key: client.hgetall(key) for key in client.scan_iter()}
 
@@ -76,7 +76,7 @@ def state(environment: Dcmms, redis: RedisServer) -> tuple[dict, dict]:
 def snapshots(environment: Dcmms) -> list[str]:
     """Return the paths of all files below the data directory."""
     root = environment.settings.feature_data_dir
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if is_written(path))
 
 
 def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +36,7 @@ from pipeline.snapshots.files import (
     write_snapshot,
 )
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
+from pipeline.snapshots.upkeep import keep_up
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -64,6 +66,7 @@ def materialize(
 ) -> list[ViewResult]:
     """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
+    Before that, the folder of each view is kept up: see `pipeline.snapshots.upkeep.keep_up`.
     A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
     one that the quality gate holds back; its `rejected` rows go into quarantine, as do a few of one that it lets pass.
     With `accept_drop` a view may have fewer rows and known values than before. Without `store` nothing is published,
@@ -73,6 +76,8 @@ def materialize(
     """
     work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     with retrying_for(settings.retry_seconds):
+        if not dry_run:
+            work.prepare()
         work.read()
         work.check(accept_drop=accept_drop, keep_rejected=not dry_run)
         if not dry_run:
@@ -104,6 +109,17 @@ class _Materialization:
         self.results |= {view: ViewResult(view) for view in VIEW_NAMES}
         self.raw: dict[str, pa.Table] = {}
         self.snapshots: dict[str, pa.Table] = {}
+
+    def prepare(self) -> None:
+        """Keep up the folder of each view; one that fails is not even read."""
+        for view in self.views:
+            with self._step(view, "looking at snapshots"):
+                keep_up(
+                    self.settings.feature_data_dir,
+                    view,
+                    progress=partial(self.progress, view, "bringing in new columns"),
+                )
+        self.views = [view for view in self.views if not self.results[view].error]
 
     def read(self) -> None:
         """Read the databases and make the snapshots of the asked views in memory."""

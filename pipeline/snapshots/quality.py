@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots.files import newest_snapshot, read_snapshot, with_set_aside
+from pipeline.snapshots.files import read_snapshot, snapshots, with_set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -144,16 +144,15 @@ def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_d
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
     A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them; rows that are set aside
-    are not lost. Nothing is lost where there is no earlier snapshot, or a damaged one, which is logged.
+    are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken. Nothing
+    is lost where there is no earlier one.
     """
-    path = newest_snapshot(data_dir, view, until=as_of - timedelta(microseconds=1))
-    if path is None:
-        return []
-    try:
-        return list(_losses_since(path, view, snapshot, max_drop))
-    except (OSError, pa.ArrowException, KeyError):
-        logger.warning("%s: not compared with the previous snapshot, which cannot be read: %s", view, path)
-        return []
+    for path in snapshots(data_dir, view, last=as_of - timedelta(microseconds=1)):
+        try:
+            return list(_losses_since(path, view, snapshot, max_drop))
+        except (OSError, pa.ArrowException, KeyError):
+            logger.warning("%s: not compared with the snapshot %s, which cannot be read", view, path)
+    return []
 
 
 def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
