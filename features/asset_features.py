@@ -125,7 +125,8 @@ def with_health_score(assets: pa.Table, others: Mapping[str, pa.Table]) -> pa.Ta
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return a column as doubles with NaN for NULL."""
-    return column.cast(pa.float64()).to_numpy()
+    doubles: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return doubles
 
 
 spec = ViewSpec(

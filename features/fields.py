@@ -16,7 +16,7 @@ NEVER = "never"
 UNKNOWN = "unknown"
 COMES_AND_GOES = "comes and goes"
 
-# Units whose values are never negative, and the largest value where there is one.
+# Units whose values are not negative unless a feature is signed, and the largest value where there is one.
 _LARGEST = {"count": None, "days": None, "months": None, "hours": None, "percent": 100, "points of 100": 100}
 
 
@@ -44,6 +44,7 @@ def feature(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    signed: bool = False,
 ) -> Field:
     """Return the field of one feature; its description is the meaning with the unit in brackets, its tags the rest.
 
@@ -53,9 +54,10 @@ def feature(
 
     `null` is `NEVER`, `UNKNOWN` or `COMES_AND_GOES`, by default never for a count and unknown for anything else.
     `at_least`, `above` and `at_most` bound the values; durations and counts are not negative, percents and points end
-    at 100 without saying so. A bound belongs here only if every value that the definition can give lies within it.
+    at 100 without saying so, but for a `signed` feature, such as days left, whose unit implies no bound. A bound
+    belongs here only if every value that the definition can give lies within it.
     """
-    if unit in _LARGEST:
+    if unit in _LARGEST and not signed:
         at_least, at_most = at_least or 0, at_most or _LARGEST[unit]
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     return Field(

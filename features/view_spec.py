@@ -7,11 +7,16 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
-from feast.types import Float32, Float64, Int32, String
+from feast.types import FeastType, Float32, Float64, Int32, String
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-_ARROW_TYPES = {String: pa.string(), Int32: pa.int32(), Float32: pa.float32(), Float64: pa.float64()}
+_ARROW_TYPES: dict[FeastType, pa.DataType] = {
+    String: pa.string(),
+    Int32: pa.int32(),
+    Float32: pa.float32(),
+    Float64: pa.float64(),
+}
 
 # Rows of one instant as the SQL returns them, and the rows of the views that it needs, in; the rows with the features
 # that Python computes out.

@@ -1,4 +1,4 @@
-"""README.md, taken apart for the tests that hold it to what it says."""
+"""README.md, and pages like it, taken apart for the tests that hold them to what they say."""
 
 import re
 
@@ -13,14 +13,14 @@ def blocks(language: str) -> list[str]:
     return [content for found, content in _FENCE.findall(TEXT) if found == language]
 
 
-def spans() -> list[str]:
+def spans(text: str = TEXT) -> list[str]:
     """Return the inline code of the prose."""
-    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", TEXT))
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
 
 
-def code() -> str:
+def code(text: str = TEXT) -> str:
     """Return everything that is set as code, a piece per line."""
-    return "\n".join([content for _, content in _FENCE.findall(TEXT)] + spans())
+    return "\n".join([content for _, content in _FENCE.findall(text)] + spans(text))
 
 
 def section(title: str) -> str:

@@ -43,11 +43,20 @@ def written_options(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
 
 
+def made_by(code: str) -> set[str]:
+    """Return the targets of make that a text names."""
+    return set(re.findall(r"\bmake ([a-z-]+)", code))
+
+
+def make_targets() -> set[str]:
+    """Return the targets that there are."""
+    return set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+
+
 def test_make_targets_exist() -> None:
-    named = set(re.findall(r"\bmake ([a-z-]+)", readme.code()))
-    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = made_by(readme.code())
     assert named >= {"demo", "test", "up", "down"}
-    assert named <= targets
+    assert named <= make_targets()
 
 
 def test_options_exist() -> None:
@@ -67,6 +76,30 @@ def test_links_and_named_files_exist() -> None:
     local = {path for path in links | paths if "://" not in path and not path.startswith(GENERATED)}
     assert {"docs/architecture.svg", "deploy/crontab", "features/", ".ci/run"} <= local
     assert [path for path in sorted(local) if not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_other_pages_name_targets_and_files_that_exist(name: str) -> None:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert made_by(readme.code(text)) <= make_targets()
+    paths = {span for span in readme.spans(text) if re.fullmatch(r"[\w./-]+\.\w+", span)}
+    local = {path for path in paths | set(re.findall(r"\]\(([^)#]+)\)", text)) if "://" not in path}
+    assert [path for path in sorted(local) if path not in GENERATED and not (REPOSITORY / path).exists()] == []
+
+
+def test_changelog_tells_of_the_version_that_the_command_answers() -> None:
+    newest = re.search(r"(?m)^## \[([\d.]+)\]", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"))
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / "materialize_features.py"), "--version"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert newest and answer.stdout == f"{newest[1]}\n"
+    assert "pipeline.commands" in answer.stderr
+    assert not re.search(r"\| +(feast|pandas|pyarrow)$", answer.stderr, re.MULTILINE)
+
+
+def test_hooks_before_commits_are_the_pieces_of_make_lint() -> None:
+    (lint,) = re.findall(r"(?m)^lint: (.*?) *##", (REPOSITORY / "Makefile").read_text())
+    (repository,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == [f"make {piece}" for piece in lint.split()]
 
 
 def test_table_of_views_is_the_definitions() -> None:

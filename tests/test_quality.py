@@ -2,7 +2,7 @@
 
 import os
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,17 +15,18 @@ import redis as redis_client
 from click.testing import CliRunner, Result
 from feast import Field
 from feast.types import Float32, Float64, Int32, String
-from pandera.config import ValidationDepth, config_context
 
 from dev.servers import PostgresServer, RedisServer
-from features.fields import COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
+from features.fields import AT_T, COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
 from materialize_features import cli
 from pipeline.base.results import ViewResult
 from pipeline.base.specs import VIEWS, snapshot_schema
 from pipeline.commands.console import Console
-from pipeline.snapshots.files import snapshot_path, write_snapshot
-from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, wrong_assets
-from pipeline.snapshots.quarantine import in_words, quarantine_path, rejected_rows
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Ledger
+from pipeline.snapshots.files import read_snapshot, set_aside_in, snapshot_path, with_set_aside, write_snapshot
+from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, split, wrong_assets
+from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, rejected_rows
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, online_values, write_feature_store_yaml
 
@@ -83,6 +84,14 @@ def test_range_is_what_the_tags_say() -> None:
     assert allowed("hours", at_most=2160) == Range(0, 2160, True)
 
 
+def test_signed_feature_has_the_bounds_that_it_states() -> None:
+    def allowed(**bounds: float) -> str:
+        return str(range_of(feature("warranty_days_left", Int32, "days", "Days", AT_T, signed=True, **bounds)))
+
+    assert allowed() == "(-inf, inf)"
+    assert allowed(at_least=-7300, at_most=7300) == "[-7300, 7300]"
+
+
 def test_null_policy_of_the_contract() -> None:
     policies = {policy: {f.name for _, f in FEATURES if f.tags["null"] == policy} for policy in (NEVER, COMES_AND_GOES)}
     counts = {f.name for _, f in FEATURES if f.tags["unit"] == "count"} - {"anomaly_count_7d", "anomaly_count_30d"}
@@ -103,10 +112,10 @@ def test_null_policy_of_the_contract() -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_sound_snapshots_pass(view: str) -> None:
-    assert broken_rows(view, sound(view), [T]) == []
-    assert broken_rows(view, sound(view, rows=0), [T]) == []
+    assert broken_rows(view, sound(view), T) == []
+    assert broken_rows(view, sound(view, rows=0), T) == []
     unknown = {field.name: [None] * ROWS for field in VIEWS[view].features if field.tags["null"] != NEVER}
-    assert broken_rows(view, sound(view, **unknown), [T]) == []
+    assert broken_rows(view, sound(view, **unknown), T) == []
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -117,7 +126,7 @@ def test_ends_of_the_ranges_pass(view: str) -> None:
             lowest, highest, with_lowest = range_of(field)
             lowest = lowest if with_lowest else just_above(field, lowest) if np.isfinite(lowest) else 1
             ends[field.name] = [lowest, highest if np.isfinite(highest) else 1] * (ROWS // 2)
-    assert broken_rows(view, sound(view, **ends), [T]) == []
+    assert broken_rows(view, sound(view, **ends), T) == []
 
 
 def just_above(field: Field, value: float, towards: float = np.inf) -> float:
@@ -143,7 +152,7 @@ def outside() -> list[tuple[str, Field, float]]:
 
 @pytest.mark.parametrize(("view", "field", "value"), outside(), ids=ids(outside()))
 def test_a_value_outside_its_range_is_found(view: str, field: Field, value: float) -> None:
-    (rule,) = broken_rows(view, with_value(view, field.name, value), [T])
+    (rule,) = broken_rows(view, with_value(view, field.name, value), T)
     assert rule.text == f"{field.name} is not in {range_of(field)}"
     assert np.flatnonzero(rule.rows).tolist() == [3]
     assert not rule.is_loss
@@ -153,7 +162,7 @@ def test_a_value_outside_its_range_is_found(view: str, field: Field, value: floa
     ("view", "field"), [(v.name, f) for v, f in FEATURES], ids=ids([(v.name, f) for v, f in FEATURES])
 )
 def test_null_is_found_where_it_never_is(view: str, field: Field) -> None:
-    broken = broken_rows(view, with_value(view, field.name, None), [T])
+    broken = broken_rows(view, with_value(view, field.name, None), T)
     expected = [(f"{field.name} is NULL", [3])] if field.tags["null"] == NEVER else []
     assert [(rule.text, np.flatnonzero(rule.rows).tolist()) for rule in broken] == expected
 
@@ -172,15 +181,8 @@ def test_null_is_found_where_it_never_is(view: str, field: Field) -> None:
     ],
 )
 def test_key_and_times(column: str, value: Any, text: str, rows: list[int]) -> None:
-    (rule,) = broken_rows(WORK_ORDERS, with_value(WORK_ORDERS, column, value), [T])
+    (rule,) = broken_rows(WORK_ORDERS, with_value(WORK_ORDERS, column, value), T)
     assert (rule.text, np.flatnonzero(rule.rows).tolist()) == (text, rows)
-
-
-def test_rows_of_several_instants_are_keyed_by_both() -> None:
-    instants = [T, T - DAY]
-    together = pa.concat_tables(sound(WORK_ORDERS, event_timestamp=[instant] * ROWS) for instant in instants)
-    assert broken_rows(WORK_ORDERS, together, instants) == []
-    assert texts(broken_rows(WORK_ORDERS, together, [T])) == ["event_timestamp is not the as-of instant"]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -198,18 +200,79 @@ def test_other_columns_than_those_of_the_definition(view: str) -> None:
     }
     if table.schema.field(name).type == pa.string():
         tables["text"] = table.set_column(table.num_columns - 1, name, pa.array([1] * ROWS))
+    last = f"{name} {table.schema.field(name).type}"
+    says = {
+        "missing": f"nothing in the place of {last}",
+        "more": f"{last.replace(name, 'more')} in the place of nothing",
+        "renamed": f"{last.replace(name, 'other')} in the place of {last}",
+        "other order": f"{last} in the place of asset_id string",
+        "text": f"{name} {tables['text'].schema.field(name).type} in the place of {last}",
+        "other width": "event_timestamp timestamp[ns, tz=UTC] in the place of event_timestamp timestamp[us, tz=UTC]",
+    }
     for kind, wrong in tables.items():
-        (rule,) = broken_rows(view, wrong, [T])
-        assert rule.text.startswith("the columns are not those of the definition: "), kind
+        (rule,) = broken_rows(view, wrong, T)
+        assert rule.text == f"the columns are not those of the definition: {says[kind]}"
         assert rule.rows.all()
         assert rejected_rows(wrong, [rule]).num_rows == ROWS
 
 
-def test_the_library_cannot_be_told_to_let_everything_pass() -> None:
-    with config_context(validation_enabled=False):  # as PANDERA_VALIDATION_ENABLED does
-        assert broken_rows(WORK_ORDERS, with_value(WORK_ORDERS, "wo_count_7d", -1), [T])
-    with config_context(validation_depth=ValidationDepth.SCHEMA_ONLY):
-        assert broken_rows(WORK_ORDERS, with_value(WORK_ORDERS, "wo_count_7d", -1), [T])
+@pytest.mark.parametrize(
+    ("rows", "odd", "max_rejected", "goes_on"),
+    [
+        (6, 3, 0.01, True),
+        (6, 4, 0.01, False),
+        (6, 4, 0.7, True),
+        (4, 3, 0, True),
+        (3, 3, 1, False),  # nothing would be left
+        (100, 7, 0.07, True),
+        (100, 8, 0.07, False),
+    ],
+)
+def test_few_odd_rows_are_set_aside(rows: int, odd: int, max_rejected: float, goes_on: bool) -> None:
+    table = sound(WORK_ORDERS, rows, wo_count_7d=[*[1] * (rows - odd), *[-1] * odd])
+    kept, broken = split(WORK_ORDERS, table, T, max_rejected)
+    assert texts(broken) == ["wo_count_7d is not in [0, inf)"]
+    if not goes_on:
+        assert kept is None
+        return
+    assert kept.equals(table.slice(0, rows - odd))
+    assert set_aside_in(kept.schema).to_pylist() == keys(rows)[rows - odd :]
+
+
+def test_sound_rows_go_on_as_they_are() -> None:
+    table = sound(WORK_ORDERS)
+    assert split(WORK_ORDERS, table, T, 0) == (table, [])
+    assert set_aside_in(table.schema).to_pylist() == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "set_aside"),
+    [
+        ("asset_id", None, []),
+        ("asset_id", keys()[0], keys()[:1]),
+        ("asset_id", "WTG-03", ["WTG-03"]),
+        ("created", None, keys()[3:4]),
+    ],
+)
+def test_a_row_with_a_wrong_key_or_time_is_set_aside(column: str, value: Any, set_aside: list[str]) -> None:
+    kept, _ = split(WORK_ORDERS, with_value(WORK_ORDERS, column, value), T, 0.01)
+    left_out = {0, 3} if value == keys()[0] else {3}
+    assert kept["asset_id"].to_pylist() == [key for row, key in enumerate(keys()) if row not in left_out]
+    assert set_aside_in(kept.schema).to_pylist() == set_aside
+
+
+def test_other_columns_hold_the_view_back() -> None:
+    assert split(WORK_ORDERS, sound(WORK_ORDERS).drop_columns(["wo_count_7d"]), T, 1)[0] is None
+
+
+def test_a_snapshot_names_whom_it_has_set_aside(tmp_path: Path) -> None:
+    path = snapshot_path(tmp_path, WORK_ORDERS, T)
+    table = sound(WORK_ORDERS, rows=3)
+    for named in (["b", "a", "b", None], ["a"], []):
+        note = with_set_aside(table, pa.chunked_array([pa.array(named, pa.string())]))
+        write_snapshot(note, path)  # also where the rows are the same
+        assert set_aside_in(pq.read_schema(path)).to_pylist() == sorted({name for name in named if name})
+        assert read_snapshot(path).equals(table)
 
 
 # the whole --------------------------------------------------------------------------------------------------------
@@ -320,7 +383,7 @@ def test_a_damaged_or_older_kind_of_snapshot_stops_nothing(tmp_path: Path, caplo
 
 def test_rejected_rows_carry_their_reasons(tmp_path: Path) -> None:
     table = sound(WORK_ORDERS, wo_count_7d=[-1, 1, 1, -2], wo_count_30d=[None, 1, None, 1], rows=4)
-    broken = broken_rows(WORK_ORDERS, table, [T])
+    broken = broken_rows(WORK_ORDERS, table, T)
     rejected = rejected_rows(table, broken)
     assert rejected.column_names == [*table.column_names, "reason"]
     assert rejected.drop_columns(["reason"]).equals(table.take([0, 2, 3]))
@@ -330,10 +393,29 @@ def test_rejected_rows_carry_their_reasons(tmp_path: Path) -> None:
         "wo_count_7d is not in [0, inf)",
     ]
     path = quarantine_path(tmp_path, WORK_ORDERS, T)
-    assert in_words(table, broken, path) == (
-        f"rejected by the quality gate: wo_count_7d is not in [0, inf) in 2 of 4 rows, e.g. asset {keys()[0]} (rules "
-        f"broken besides: 1). Rows and reasons: {path}. Correct the source and run again."
+    first, third, fourth = (keys()[row] for row in (0, 2, 3))
+    rules = (
+        f"wo_count_7d is not in [0, inf) in 2 of 4 rows, e.g. asset_id {first}, {fourth}; wo_count_30d is NULL in 2 of "
+        f"4 rows, e.g. asset_id {first}, {third}"
     )
+    assert in_words(table, broken, path) == (
+        f"rejected by the quality gate: {rules}. Rows and reasons: {path}. Correct the source and run again."
+    )
+    assert few_in_words(table, broken, None) == (
+        f"set aside by the quality gate: {rules}. The other rows go on; what is online of these stays. Correct the "
+        "source."
+    )
+
+
+def test_messages_name_the_first_rules_and_assets() -> None:
+    odd = {name: [-1] * 5 for name in ("wo_count_7d", "wo_count_30d", "wo_count_90d", "wo_count_365d")}
+    table = sound(WORK_ORDERS, rows=5, **odd)
+    text = in_words(table, broken_rows(WORK_ORDERS, table, T), None)
+    assert text.count(", ".join(keys(3))) == 3
+    assert keys()[3] not in text
+    assert "in 5 of 5 rows" in text
+    assert "wo_count_365d" not in text
+    assert "(rules broken besides: 1). Correct" in text
 
 
 def test_missing_assets_are_rejected_by_their_keys(data_dir: Path) -> None:
@@ -394,7 +476,8 @@ def three_of_six(fleet: Dcmms) -> Dcmms:
 
 def invoke(*arguments: str) -> Result:
     """Run the command in this process, as of T unless it says otherwise."""
-    default = () if "--as-of" in arguments else ("run", "--as-of", f"{T:%Y-%m-%dT%H:%M:%SZ}")
+    has_command = "--as-of" in arguments or arguments[:1] in (("verify",), ("prune",))
+    default = () if has_command else ("run", "--as-of", f"{T:%Y-%m-%dT%H:%M:%SZ}")
     return CliRunner().invoke(cli, [*default, *arguments])
 
 
@@ -408,52 +491,180 @@ def written(view: str) -> str:
     return f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet"
 
 
-def test_a_score_out_of_range_holds_back_its_view_alone(fleet: Dcmms, store: Path) -> None:
+@pytest.fixture
+def busy_is_odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a row with more than three work orders in 7 d break a rule."""
+    at_most(monkeypatch, WORK_ORDERS, "wo_count_7d", 3)
+
+
+def at_most(monkeypatch: pytest.MonkeyPatch, view: str, name: str, highest: float) -> None:
+    (field,) = [field for field in VIEWS[view].features if field.name == name]
+    monkeypatch.setitem(field.tags, "at_most", f"{highest:g}")
+
+
+def make_busy(fleet: Dcmms, *numbers: int, since: datetime | None = None) -> None:
+    for number in numbers:
+        for _ in range(4):
+            fleet.work_order(asset_key(number), since or ago(hours=0.5))
+
+
+def log_lines(result: Result, level: str) -> list[str]:
+    return [line.split(f" {level} ")[1] for line in result.stderr.splitlines() if f" {level} " in line]
+
+
+def summary_line(result: Result, view: str) -> list[str]:
+    return next(line.split() for line in result.stdout.splitlines() if line.split()[:1] == [view])
+
+
+@pytest.mark.usefixtures("busy_is_odd")
+def test_odd_rows_are_set_aside_and_the_others_go_on(fleet: Dcmms, store: Path, tmp_path: Path) -> None:
     assert invoke(*EARLIER).exit_code == 0
     before = snapshots(fleet)
-    fleet.score(asset_key(2), ago(hours=0.5), 150)
-    fleet.work_order(asset_key(2), ago(hours=0.5))
-    result = invoke()
-    assert result.exit_code == 2
-    quarantined = "quarantine/asset_features/20260311T100000Z.parquet"
+    make_busy(fleet, 2)
+    fleet.work_order(asset_key(3), ago(hours=0.5))
+    metrics = tmp_path / "metrics.prom"
+    result = invoke("--metrics-file", str(metrics))
+    assert result.exit_code == 0
+    quarantined = "quarantine/work_order_features/20260311T100000Z.parquet"
     after = snapshots(fleet)
     assert before.items() <= after.items()
-    assert sorted(after.keys() - before.keys()) == [quarantined, written("telemetry_features"), written(WORK_ORDERS)]
+    assert sorted(after.keys() - before.keys()) == sorted([quarantined, *map(written, VIEWS)])
 
     path = fleet.settings.feature_data_dir / quarantined
-    (error,) = [line for line in result.stderr.splitlines() if " ERROR " in line]
-    assert error.split(" ERROR ")[1] == (
-        "asset_features: rejected by the quality gate: health_score is not in [0, 100] in 1 of 6 rows, e.g. asset "
-        f"{asset_key(2)}. Rows and reasons: {path}. Correct the source and run again."
-    )
+    assert log_lines(result, "WARNING") == [
+        "work_order_features: set aside by the quality gate: wo_count_7d is not in [0, 3] in 1 of 6 rows, e.g. "
+        f"asset_id {asset_key(2)}. Rows and reasons: {path}. The other rows go on; what is online of these stays. "
+        "Correct the source."
+    ]
     (row,) = pq.read_table(path).to_pylist()
-    assert (row["asset_id"], row["health_score"], row["reason"]) == (
+    assert (row["asset_id"], row["wo_count_7d"], row["reason"]) == (
         str(asset_key(2)),
-        150,
-        "health_score is not in [0, 100]",
+        4,
+        "wo_count_7d is not in [0, 3]",
     )
-    line = next(line.split() for line in result.stdout.splitlines() if "asset_features" in line)
-    assert (line[:3], line[-1]) == (["asset_features", "6", "1"], "rejected")
+    kept = read_snapshot(fleet.settings.feature_data_dir / written(WORK_ORDERS))
+    assert kept["asset_id"].to_pylist() == [str(asset_key(number)) for number in (1, 3, 4, 5, 6)]
+    line = summary_line(result, WORK_ORDERS)
+    assert (line[1:3], line[-1]) == (["5", "1"], "online")
+    counted = metrics.read_text()
+    assert 'feature_store_view_rejected_rows{view="work_order_features"} 1.0' in counted
+    assert 'feature_store_view_rows{view="work_order_features"} 5.0' in counted
+    with open_feature_store(store) as opened:
+        views = Ledger(opened).last_runs(1)[0].views
+    assert {view: (told["rejected"], told["outcome"]) for view, told in views.items()} == {
+        view: (int(view == WORK_ORDERS), "online") for view in VIEWS
+    }
+    # what is online of asset 2 is an hour old
+    features = ["work_order_features:wo_count_7d", "work_order_features:wo_count_30d"]
+    values = online_values(store, features, [asset_key(number) for number in (1, 2, 3)])
+    assert values == {"wo_count_7d": [0, 0, 1], "wo_count_30d": [0, 0, 1]}
 
-    features = ["asset_features:total_work_orders", "asset_features:health_score", "work_order_features:wo_count_7d"]
-    values = online_values(store, features, [asset_key(2)])
-    assert (values["total_work_orders"], values["wo_count_7d"]) == ([0], [1])
-    assert values["health_score"][0] <= 100
 
-    fleet.score(asset_key(2), ago(hours=0.25), 99)
-    assert invoke("--view", "asset_features").exit_code == 0
-    assert online_values(store, features[:2], [asset_key(2)]) == {"total_work_orders": [1], "health_score": [99]}
+@pytest.mark.usefixtures("busy_is_odd")
+def test_an_asset_that_is_set_aside_has_not_left(fleet: Dcmms, store: Path) -> None:
+    features = ["work_order_features:wo_count_7d", "work_order_features:wo_count_30d"]
+
+    def run_later(minutes: int) -> Result:
+        return invoke("run", "--as-of", f"{T + timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}", "--view", WORK_ORDERS)
+
+    def online() -> list[int | None]:
+        assert invoke("verify", "--view", WORK_ORDERS).exit_code == 0
+        values = online_values(store, features, [asset_key(2)])
+        assert values["wo_count_7d"] == values["wo_count_30d"]
+        return values["wo_count_7d"]
+
+    assert run_later(0).exit_code == 0
+    make_busy(fleet, 2, since=T)
+    for result in (run_later(0), run_later(5), run_later(10), invoke("prune", "--view", WORK_ORDERS)):
+        assert (result.exit_code, "removed online" in result.stderr) == (0, False)
+        assert online() == [0]
+    with fleet.postgres.cursor() as cursor:
+        cursor.execute("update assets set status = 'decommissioned', updated_at = %s where id = %s", (T, asset_key(2)))
+    fleet.postgres.commit()
+    assert "removed online: 1 entities" in run_later(15).stderr
+    assert online() == [None]
 
 
-def test_rejected_telemetry_still_counts_in_the_health_score(fleet: Dcmms, store: Path) -> None:
-    fleet.buckets(bucket(asset_key(1), "voltage_v", ago(hours=2), max_value=1e300, anomaly_count=500))
+@pytest.mark.usefixtures("busy_is_odd")
+def test_more_than_a_few_odd_rows_hold_back_their_view_alone(
+    fleet: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(*EARLIER).exit_code == 0
+    before = snapshots(fleet)
+    make_busy(fleet, 2, 3, 4, 5)
     result = invoke()
     assert result.exit_code == 2
-    assert "rolling_max_voltage_7d is not in (-inf, inf) in 1 of 6 rows" in result.stderr
-    assert written("telemetry_features") not in snapshots(fleet)
-    values = online_values(store, ["asset_features:health_score"], [asset_key(1), asset_key(2)])["health_score"]
+    quarantined = "quarantine/work_order_features/20260311T100000Z.parquet"
+    after = snapshots(fleet)
+    assert before.items() <= after.items()
+    assert sorted(after.keys() - before.keys()) == [
+        written("asset_features"),
+        quarantined,
+        written("telemetry_features"),
+    ]
+    named = ", ".join(str(asset_key(number)) for number in (2, 3, 4))
+    assert log_lines(result, "ERROR") == [
+        "work_order_features: rejected by the quality gate: wo_count_7d is not in [0, 3] in 4 of 6 rows, e.g. asset_id "
+        f"{named}. Rows and reasons: {fleet.settings.feature_data_dir / quarantined}. Correct the source and run again."
+    ]
+    line = summary_line(result, WORK_ORDERS)
+    assert (line[1:3], line[-1]) == (["6", "4"], "rejected")
+    features = ["asset_features:total_work_orders", "work_order_features:wo_count_7d"]
+    assert online_values(store, features, [asset_key(2)]) == {"total_work_orders": [4], "wo_count_7d": [0]}
+
+    monkeypatch.setenv("QUALITY_MAX_REJECTED", "0.7")
+    result = invoke("--view", WORK_ORDERS)
+    assert result.exit_code == 0
+    assert read_snapshot(fleet.settings.feature_data_dir / written(WORK_ORDERS)).num_rows == 2
+
+
+@pytest.mark.usefixtures("busy_is_odd")
+def test_dry_run_tells_odd_rows_and_writes_nothing(fleet: Dcmms) -> None:
+    make_busy(fleet, 2)
+    result = invoke("--dry-run")
+    assert result.exit_code == 0
+    assert summary_line(result, WORK_ORDERS)[1:3] == ["5", "1"]
+    (warning,) = log_lines(result, "WARNING")
+    assert f"e.g. asset_id {asset_key(2)}. The other rows go on" in warning
+    assert snapshots(fleet) == {}
+
+
+@pytest.mark.usefixtures("busy_is_odd")
+def test_odd_rows_are_neither_missing_nor_lost(fleet: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUALITY_MAX_DROP", "0")
+    assert invoke(*EARLIER).exit_code == 0
+    make_busy(fleet, 1, 2, 3)
+    assert invoke().exit_code == 0
+
+
+def test_telemetry_that_is_set_aside_still_counts_in_the_health_score(
+    fleet: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_most(monkeypatch, "telemetry_features", "anomaly_count_7d", 400)
+    fleet.buckets(bucket(asset_key(1), "voltage_v", ago(hours=2), anomaly_count=500))
+    result = invoke()
+    assert result.exit_code == 0
+    assert "telemetry_features: set aside by the quality gate: anomaly_count_7d is not in [0, 400]" in result.stderr
+    values = online_values(
+        store,
+        ["asset_features:health_score", "telemetry_features:anomaly_count_7d"],
+        [asset_key(1), asset_key(2)],
+    )
+    assert values["anomaly_count_7d"] == [None, 48]
     # 500 anomalies are worth 10 of 100 points, 48 of them 12
-    assert values[1] - values[0] == pytest.approx(0.3 * 2 / 0.9, abs=1e-4)
+    assert values["health_score"][1] - values["health_score"][0] == pytest.approx(0.3 * 2 / 0.9, abs=1e-4)
+
+
+def test_an_asset_that_was_set_aside_stands_in_without_its_values(
+    fleet: Dcmms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_most(monkeypatch, "asset_features", "total_work_orders", 3)
+    make_busy(fleet, 2)
+    assert invoke("--view", "asset_features").exit_code == 0
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/dcmms")
+    monkeypatch.setenv("RETRY_SECONDS", "0")
+    assert invoke("--view", "telemetry_features").exit_code == 0
+    assert read_snapshot(fleet.settings.feature_data_dir / written("telemetry_features")).num_rows == 6
 
 
 def test_a_drop_is_refused_until_it_is_accepted(three_of_six: Dcmms, tmp_path: Path) -> None:
@@ -478,8 +689,30 @@ def test_a_drop_is_refused_until_it_is_accepted(three_of_six: Dcmms, tmp_path: P
 
 
 def test_share_of_a_drop_is_a_setting(three_of_six: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = three_of_six.settings.feature_data_dir / written(WORK_ORDERS)
+    monkeypatch.setenv("QUALITY_MAX_DROP", "0.49")
+    result = invoke("--view", WORK_ORDERS, "--no-online")
+    assert (result.exit_code, path.exists()) == (2, False)
+    assert "assets are gone: 3" in result.stderr
     monkeypatch.setenv("QUALITY_MAX_DROP", "0.5")
-    assert invoke("--view", WORK_ORDERS, "--no-online").exit_code == 0
+    result = invoke("--view", WORK_ORDERS, "--no-online")
+    assert (result.exit_code, result.stderr.count("assets are gone")) == (0, 0)
+    assert read_snapshot(path)["asset_id"].to_pylist() == [str(asset_key(number)) for number in (4, 5, 6)]
+
+
+@pytest.mark.usefixtures("busy_is_odd")
+def test_a_loss_holds_back_a_view_with_odd_rows(three_of_six: Dcmms) -> None:
+    make_busy(three_of_six, 4)
+    result = invoke("--view", WORK_ORDERS)
+    assert result.exit_code == 2
+    assert log_lines(result, "WARNING") == []
+    (error,) = log_lines(result, "ERROR")
+    assert error.endswith("If the change is planned, run again with --accept-drop.")
+    rejected = pq.read_table(three_of_six.settings.feature_data_dir / "quarantine" / WORK_ORDERS)
+    reasons = dict(zip(*(rejected[name].to_pylist() for name in ("asset_id", "reason")), strict=True))
+    assert reasons.pop(str(asset_key(4))) == "wo_count_7d is not in [0, 3]"
+    assert sorted(reasons) == [str(asset_key(number)) for number in (1, 2, 3)]
+    assert invoke("--view", WORK_ORDERS, "--accept-drop").exit_code == 0
 
 
 def test_dry_run_asks_the_gate_and_writes_nothing(three_of_six: Dcmms) -> None:
@@ -508,18 +741,33 @@ def test_quarantine_that_cannot_be_written_is_a_failure(three_of_six: Dcmms) -> 
     assert snapshots(three_of_six) == before
 
 
-def test_backfill_leaves_out_what_breaks_a_rule(fleet: Dcmms) -> None:
-    fleet.score(asset_key(2), ago(9.5), 101)
+@pytest.mark.usefixtures("busy_is_odd")
+def test_backfill_sets_aside_and_leaves_out_as_a_run_does(fleet: Dcmms) -> None:
+    make_busy(fleet, 1, since=ago(9.5))  # at 22:00 on 1 March, it counts for 7 d
+    make_busy(fleet, 2, 3, 4, since=ago(6.5))  # at 22:00 on 4 March
     root = fleet.settings.feature_data_dir
-    arguments = ["backfill", "--start", "2026-02-27", "--end", "2026-03-11", "--view", "asset_features"]
+    arguments = ["backfill", "--start", "2026-02-27", "--end", "2026-03-11", "--view", WORK_ORDERS]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
-    rejected = {path.stem for path in root.glob("quarantine/asset_features/*.parquet")}
-    # recorded at 22:00 on 1 March, it counts for 7 d
-    assert rejected == {f"202603{day:02}T000000Z" for day in range(2, 9)}
-    kept = {path.stem for path in root.glob("asset_features/*/*T000000Z.parquet")}
-    assert kept == {"20260227T000000Z", "20260228T000000Z", "20260301T000000Z", "20260309T000000Z", "20260310T000000Z"}
-    assert "asset_features as of 2026-03-02T00:00:00+00:00: rejected by the quality gate: health_score" in result.stderr
+    kept = {path.stem: pq.read_metadata(path).num_rows for path in root.glob(f"{WORK_ORDERS}/*/*.parquet")}
+    odd = {path.stem: pq.read_metadata(path).num_rows for path in root.glob(f"quarantine/{WORK_ORDERS}/*.parquet")}
+    days = [f"{T.date() - timedelta(days=day):%Y%m%d}T000000Z" for day in range(12, 0, -1)]
+    expected = dict(zip(days, [0, 0, 0, 1, 1, 1, 4, 4, 4, 4, 3, 3], strict=True))
+    assert odd == {day: number for day, number in expected.items() if number}
+    assert kept == {day: 6 - number for day, number in expected.items() if number <= 3}
+    assert len(log_lines(result, "ERROR")) == 4
+    assert len(log_lines(result, "WARNING")) == 5
+    assert f"{WORK_ORDERS} as of 2026-03-02T00:00:00+00:00: set aside by the quality gate: wo_count_7d" in result.stderr
+    assert "12 instants written" in result.stdout
+    assert "39 rows, 9 set aside" in result.stdout
+
+    path = snapshot_path(root, WORK_ORDERS, T.replace(hour=0) - DAY)
+    backfilled = read_snapshot(path)
+    path.unlink()
+    assert invoke("run", "--as-of", "2026-03-10T00:00:00Z", "--view", WORK_ORDERS, "--no-online").exit_code == 0
+    again = read_snapshot(path)
+    assert again.drop_columns(["created"]).equals(backfilled.drop_columns(["created"]))
+    assert again.schema.metadata == backfilled.schema.metadata
 
 
 def test_table_has_a_column_of_rejected_rows_only_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
@@ -527,7 +775,7 @@ def test_table_has_a_column_of_rejected_rows_only_if_there_are_any(capsys: pytes
     done = ViewResult(WORK_ORDERS, rows=3, bytes=100)
     console.summary([done], T)
     assert "rejected" not in capsys.readouterr().out
-    console.summary([done, ViewResult("asset_features", rows=3, rejected=2, error="...")], T)
+    console.summary([done, ViewResult("asset_features", rows=3, rejected=2, held_back=True, error="...")], T)
     printed = capsys.readouterr().out.splitlines()
     assert "rejected" in printed[2]
     assert printed[-2].split()[:3] == ["asset_features", "3", "2"] or printed[-1].split()[:3] == [
@@ -541,4 +789,4 @@ def test_table_has_a_column_of_rejected_rows_only_if_there_are_any(capsys: pytes
 def test_wrong_options_have_an_exit_code_of_their_own(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == os.EX_USAGE == 64
-    assert "Usage: " in result.stderr
+    assert " -h lists the options)" in result.stderr

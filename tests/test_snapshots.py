@@ -124,7 +124,7 @@ def test_half_copied_snapshots_are_passed_over(tmp_path: Path, caplog: pytest.Lo
     path = write(tmp_path, T, ["a"], x=[0])
     path.write_bytes(path.read_bytes()[:-1])
     assert joined(tmp_path, ("a", T)) == [1]
-    assert f"1 snapshots are passed over, half of each is missing: {path}" in caplog.text
+    assert f"1 snapshots are not whole and are passed over: {path}" in caplog.text
     write(tmp_path, T - DAY, ["a"]).write_bytes(b"PAR1")
     assert joined(tmp_path, ("a", T)) == [None]
 

@@ -13,13 +13,15 @@ REJECTED = 2
 class ViewResult:
     """What became of one view: `error` is None when all that was asked for it is done.
 
-    `rejected` counts the rows that the quality gate has set aside, `seconds` is the time spent on it, `newest_source`
-    the newest fact that a row rests on, `bytes` the size of its snapshot, `published` whether it is online now.
+    `rejected` counts the rows that the quality gate has set aside, and `held_back` says that it let none pass.
+    `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
+    snapshot, `published` whether it is online now.
     """
 
     view: str
     rows: int = 0
     rejected: int = 0
+    held_back: bool = False
     seconds: float = 0.0
     newest_source: datetime | None = None
     bytes: int = 0
@@ -30,7 +32,7 @@ class ViewResult:
     def outcome(self) -> str:
         """What became of it, in a word or two."""
         if self.error:
-            return "rejected" if self.rejected else "failed"
+            return "rejected" if self.held_back else "failed"
         if self.published:
             return "online"
         return "snapshot only" if self.bytes else "nothing written"
@@ -42,11 +44,11 @@ class ViewResult:
             "newest_source": self.newest_source and self.newest_source.astimezone(UTC).isoformat(),
             "outcome": self.outcome,
         }
-        del fields["published"]
+        del fields["published"], fields["held_back"]
         return fields
 
 
 def exit_code(results: Iterable[ViewResult]) -> int:
     """Return what the command returns: 0 if all is done, `REJECTED` if views were rejected and none failed, else 1."""
     failed = [result for result in results if result.error]
-    return 0 if not failed else REJECTED if all(result.rejected for result in failed) else 1
+    return 0 if not failed else REJECTED if all(result.held_back for result in failed) else 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -83,9 +83,14 @@ class _Patience:
     def announce(self, state: RetryCallState) -> None:
         """Say that there will be another attempt; raises `Stopped` where a stop has caused the error."""
         raise_if_stopped()
-        logger.warning("%s; trying again in %s", state.outcome.exception(), duration(state.upcoming_sleep))
+        logger.warning("%s; trying again in %s", _error(state), duration(state.upcoming_sleep))
 
 
 def _give_up(state: RetryCallState) -> None:
-    error: Any = state.outcome.exception()
+    error = _error(state)
     raise PipelineError(error.what, error.advice) from error
+
+
+def _error(state: RetryCallState) -> Unavailable:
+    """Return what the attempt has raised: nothing else is tried again."""
+    return cast(Unavailable, state.outcome and state.outcome.exception())

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(30, ge=0)
     schedule_minutes: int = Field(60, ge=1)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
+    quality_max_rejected: float = Field(0.01, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":

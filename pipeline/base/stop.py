@@ -138,9 +138,10 @@ class _Guard:
 
     def _watch(self) -> None:
         """Wait for the bytes that the interpreter writes at signals, until `dismiss` closes the pipe."""
-        stopped, deadline = None, None
+        stopped: Stopped | None = None
+        deadline: float | None = None
         while True:
-            left = deadline and max(deadline - time.monotonic(), 0)
+            left = max(deadline - time.monotonic(), 0) if deadline else None
             readable, _, _ = select.select([self._reader], [], [], left)
             byte = os.read(self._reader, 1) if readable else None
             if byte == b"":
@@ -148,11 +149,12 @@ class _Guard:
                 return
             if byte and byte[0] not in _EXIT_CODES:
                 continue
-            if stopped is None:
+            if byte and stopped is None:
                 stopped, deadline = Stopped(byte[0], self._over), time.monotonic() + GRACE_SECONDS
                 for call in reversed(_at_stop):
                     threading.Thread(target=_quietly, args=(call, stopped), daemon=True).start()
-            elif byte is None or byte[0] == signal.SIGINT:  # too late, or asked for again by somebody who waits
+            elif stopped and (byte is None or byte[0] == signal.SIGINT):
+                # too late, or asked for again by somebody who waits
                 self._exit(stopped)
 
     def _exit(self, stopped: Stopped) -> None:

@@ -39,9 +39,10 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
     settings = load_settings()
     with console.backfill_progress() as progress:
         result = write_backfill(settings, instants, views, overwrite=overwrite, progress=progress)
+    set_aside = f", {result.set_aside:,} set aside" if result.set_aside else ""
     console.report(
         f"{result.written} instants written, {result.present} already there: "
-        f"{result.rows:,} rows, {result.bytes:,} bytes"
+        f"{result.rows:,} rows{set_aside}, {result.bytes:,} bytes"
     )
     if result.rejected:
         sys.exit(REJECTED)

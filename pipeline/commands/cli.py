@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline import __version__
 from pipeline.base import logs
 from pipeline.base.errors import WrongOption, redacted
 from pipeline.base.stop import stoppable
@@ -27,7 +28,7 @@ class DefaultCommandGroup(click.Group):
             return super().make_context(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+        if not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--version")):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -71,6 +72,7 @@ def say(message: str) -> None:
 
 
 @click.group(cls=DefaultCommandGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
+@click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Materialize the features of dCMMS. Without a command: `run`."""
 

@@ -14,7 +14,7 @@ _HEAD = """\
 Every feature is known as of one instant T, from facts at or before T. A window of 7 d is (T - 7 d, T]; "at T" is the
 state then, "all time" everything so far. NULL is unknown, 0 is a measured zero. The unit "1" is a plain number.
 
-The quality gate holds every snapshot to the columns NULL and range. "never": each row has a value; "unknown": NULL must
+The quality gate holds every row to the columns NULL and range. "never": each row has a value; "unknown": NULL must
 not spread to many more rows than before; "comes and goes": it may. Numbers are finite and in the range where there is
 one. What sensors measure has none: a broken one must not hold back a fleet.
 """
@@ -51,7 +51,7 @@ def _view_section(view: FeatureView) -> str:
         f"{len(view.features)} features",
         f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
         f"{view.tags['engine']}, SQL [{view.tags['sql']}](../{view.tags['sql']})",
-        f"ttl {view.ttl.days} d",
+        f"ttl {view.ttl.days} d" if view.ttl else "no ttl",
         f"owner {view.owner}",
     ]
     return "\n".join([f"## {view.name}", "", view.description, "", " · ".join(facts), "", *map(_table_row, rows), ""])

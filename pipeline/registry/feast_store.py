@@ -93,8 +93,9 @@ def registry_engine(store: FeatureStore) -> Engine:
 def registry_error(error: Exception, text: str | None = None) -> PipelineError:
     """Return what to raise for `error`, of Feast, SQLAlchemy or the driver: `Unavailable` where it may pass."""
     cause = getattr(error, "orig", error)
-    is_broken_off = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    may_pass = is_broken_off and libpq.may_pass(cause.sqlstate, str(cause))
+    may_pass = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and libpq.may_pass(
+        cause.sqlstate, str(cause)
+    )
     text = text or f"Feast registry: {first_line(error)}. Is its database up?"
     return Unavailable(text) if may_pass else PipelineError(text)
 

@@ -16,7 +16,7 @@ from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import snapshot_path, write_snapshot
-from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
+from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
@@ -28,8 +28,6 @@ DAY = timedelta(days=1)
 # Reading a chunk takes in the 90 d before its first instant besides the days that it spans: longer chunks read less,
 # and hold the rows of more instants in memory.
 CHUNK_DAYS = 60
-# The quality gate takes its time per call: so many rows of a view, of several instants, go through it together.
-GATE_ROWS = 100_000
 
 # Told the instants done so far and the instants in all, whenever that changes.
 Progress = Callable[[int, int], None]
@@ -39,7 +37,7 @@ Progress = Callable[[int, int], None]
 class BackfillResult:
     """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
 
-    `rejected` is the number of snapshots that the quality gate has kept out.
+    `rejected` is the number of snapshots that the quality gate has kept out, `set_aside` that of rows in the others.
     """
 
     written: int = 0
@@ -47,6 +45,7 @@ class BackfillResult:
     rows: int = 0
     bytes: int = 0
     rejected: int = 0
+    set_aside: int = 0
     empty: dict[str, list[datetime]] = field(default_factory=dict)
 
 
@@ -80,10 +79,10 @@ def backfill(
 ) -> BackfillResult:
     """Write the snapshot of each view at each instant, equal to what a run at that instant writes; none is published.
 
-    Snapshots that are there already are kept, unless `overwrite`. A snapshot with rows that break a rule of the quality
-    gate is left out, and they go into quarantine; none is compared with the one before: history has its gaps. An
-    interruption leaves whole snapshots only, and the next backfill does the rest. Raises `PipelineError` where a
-    database fails.
+    Snapshots that are there already are kept, unless `overwrite`. Rows that break a rule of the quality gate go into
+    quarantine; a snapshot with more than a few of them is left out. None is compared with the one before: history has
+    its gaps. An interruption leaves whole snapshots only, and the next backfill does the rest. Raises `PipelineError`
+    where a database fails.
     """
     result = BackfillResult(empty={view: [] for view in views})
     wanted = [
@@ -105,13 +104,10 @@ def backfill(
             tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
                 tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
-            for group in _gate_groups(chunk, max(table.num_rows for table in tables.values())):
-                made = {instant: _snapshots_of(settings, instant, views, tables, overwrite) for instant in group}
-                unsound = _unsound_views(made)
-                for instant, snapshots in made.items():
-                    _write_instant(settings, instant, snapshots, unsound, result)
-                    result.written += 1
-                    progress(result.present + result.written, len(instants))
+            for instant in chunk:
+                _write_instant(settings, instant, _snapshots_of(settings, instant, views, tables, overwrite), result)
+                result.written += 1
+                progress(result.present + result.written, len(instants))
     for view, empty in result.empty.items():
         if empty:
             logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
@@ -134,12 +130,6 @@ def _time_of_day(instant: datetime) -> timedelta:
     return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
-def _gate_groups(chunk: Sequence[datetime], rows: int) -> Iterator[Sequence[datetime]]:
-    """Yield the instants of a chunk with `rows` rows in groups of some `GATE_ROWS`, in order."""
-    size = max(1, GATE_ROWS * len(chunk) // max(rows, 1))
-    return (chunk[start : start + size] for start in range(0, len(chunk), size))
-
-
 def _snapshots_of(
     settings: Settings, instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], overwrite: bool
 ) -> dict[str, pa.Table]:
@@ -152,33 +142,24 @@ def _snapshots_of(
     }
 
 
-def _unsound_views(made: dict[datetime, dict[str, pa.Table]]) -> set[str]:
-    """Return the views with rows, of whichever instant, that break a rule of the quality gate."""
-    views = {view for snapshots in made.values() for view in snapshots}
-    together = {
-        view: pa.concat_tables(snapshots[view] for snapshots in made.values() if view in snapshots) for view in views
-    }
-    return {view for view, rows in together.items() if quality.broken_rows(view, rows, list(made))}
-
-
 def _write_instant(
-    settings: Settings,
-    instant: datetime,
-    snapshots: dict[str, pa.Table],
-    unsound: set[str],
-    result: BackfillResult,
+    settings: Settings, instant: datetime, snapshots: dict[str, pa.Table], result: BackfillResult
 ) -> None:
-    """Write the snapshots of one instant, but for those of the `unsound` views that break a rule themselves."""
+    """Write the snapshots of one instant as the quality gate lets them pass."""
     for view, snapshot in snapshots.items():
-        if view in unsound and (broken := quality.broken_rows(view, snapshot, [instant])):
+        sound, broken = quality.split(view, snapshot, instant, settings.quality_max_rejected)
+        if broken:
             path = quarantine_path(settings.feature_data_dir, view, instant)
-            set_aside(snapshot, broken, path)
-            logger.error("%s as of %s: %s", view, instant.isoformat(), in_words(snapshot, broken, path))
+            rejected = set_aside(snapshot, broken, path)
+            level, say = (logging.ERROR, in_words) if sound is None else (logging.WARNING, few_in_words)
+            logger.log(level, "%s as of %s: %s", view, instant.isoformat(), say(snapshot, broken, path))
+            result.set_aside += 0 if sound is None else rejected
+        if sound is None:
             result.rejected += 1
             continue
-        result.rows += snapshot.num_rows
-        result.bytes += write_snapshot(snapshot, snapshot_path(settings.feature_data_dir, view, instant))
-        if not snapshot.num_rows:
+        result.rows += sound.num_rows
+        result.bytes += write_snapshot(sound, snapshot_path(settings.feature_data_dir, view, instant))
+        if not sound.num_rows:
             result.empty[view].append(instant)
 
 

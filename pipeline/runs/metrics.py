@@ -101,7 +101,7 @@ def _add_results(registry: CollectorRegistry, run: Run) -> None:
         attribute: Gauge(f"{_PREFIX}_view_{name}", text, ["view"], registry=registry)
         for attribute, name, text in (
             ("rows", "rows", "Rows of the view in the last run."),
-            ("rejected", "rejected_rows", "Rows that the last run left out."),
+            ("rejected", "rejected_rows", "Rows that the quality gate set aside in the last run."),
             ("seconds", "duration_seconds", "Time that the last run spent on the view."),
         )
     }

@@ -29,11 +29,12 @@ from pipeline.snapshots.files import (
     newest_snapshot,
     read_snapshot,
     remove_unfinished,
+    set_aside_in,
     snapshot_instant,
     snapshot_path,
     write_snapshot,
 )
-from pipeline.snapshots.quarantine import in_words, quarantine_path, set_aside
+from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -64,11 +65,11 @@ def materialize(
     """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
     A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
-    one that the quality gate rejects, whose `rejected` rows go into quarantine; with `accept_drop` it may have fewer
-    rows and known values than before. Without `store` nothing is published, with `dry_run` nothing is written. Nothing
-    is published either once `lock` is lost. `engine`, one of `pipeline.base.views.ENGINES`, does the publishing. A
-    dictionary given as `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the
-    future of PostgreSQL.
+    one that the quality gate holds back; its `rejected` rows go into quarantine, as do a few of one that it lets pass.
+    With `accept_drop` a view may have fewer rows and known values than before. Without `store` nothing is published,
+    with `dry_run` nothing is written. Nothing is published either once `lock` is lost. `engine`, one of
+    `pipeline.base.views.ENGINES`, does the publishing. A dictionary given as `results` holds the results of now at any
+    time. Raises `ClockError` where `as_of` is in the future of PostgreSQL.
     """
     work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     with retrying_for(settings.retry_seconds):
@@ -125,7 +126,7 @@ class _Materialization:
                 self.snapshots[view] = extract.as_snapshot(view, table, created)
 
     def check(self, *, accept_drop: bool, keep_rejected: bool) -> None:
-        """Take back the snapshots that break a rule of the quality gate, and set the rows aside that do.
+        """Set aside the rows that break a rule of the quality gate, and take back the snapshots that break one as such.
 
         Each view is judged by its own rows. What others take from it, anomaly counts and rated powers, the SQL bounds.
         """
@@ -205,24 +206,39 @@ class _Materialization:
             path = newest_snapshot(data_dir, need.view, until=self.as_of)
             if path is None:
                 raise PipelineError(f"needs {need.what}, and there is no earlier snapshot of {need.view}")
-            rows[need.view] = read_snapshot(path, [spec.key, *need.columns])
+            stand_in = read_snapshot(path, [spec.key, *need.columns])
+            set_aside_then = pa.table({spec.key: set_aside_in(stand_in.schema)})
+            rows[need.view] = pa.concat_tables([stand_in, set_aside_then], promote_options="default")
             self._note(spec.name, f"{need.what} are those of the {need.view} snapshot {path.stem}")
         return rows
 
     def _check(self, view: str, accept_drop: bool, keep_rejected: bool) -> None:
-        snapshot, data_dir = self.snapshots[view], self.settings.feature_data_dir
-        broken = quality.broken_rows(view, snapshot, [self.as_of])
-        if not broken and ASSETS in self.raw and SPECS[view].key == SPECS[ASSETS].key:
-            broken = quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])
-        if not broken and not accept_drop:
-            broken = quality.losses(view, snapshot, data_dir, self.as_of, self.settings.quality_max_drop)
-        if not broken:
-            return
-        fault_point("quality: rejected")
-        del self.snapshots[view]
-        path = quarantine_path(data_dir, view, self.as_of) if keep_rejected else None
-        self.results[view].rejected = set_aside(snapshot, broken, path)
-        raise PipelineError(in_words(snapshot, broken, path))
+        result, snapshot = self.results[view], self.snapshots.pop(view)
+        sound, odd = quality.split(view, snapshot, self.as_of, self.settings.quality_max_rejected)
+        wrong = [] if sound is None else self._broken_as_a_whole(view, snapshot, accept_drop)
+        path = quarantine_path(self.settings.feature_data_dir, view, self.as_of) if keep_rejected else None
+        if odd or wrong:
+            fault_point("quality: rejected")
+            result.rejected = set_aside(snapshot, [*wrong, *odd], path)
+        if sound is None or wrong:
+            result.held_back = True
+            raise PipelineError(in_words(snapshot, wrong or odd, path))
+        if odd:
+            self._note(view, few_in_words(snapshot, odd, path))
+        result.rows = sound.num_rows
+        self.snapshots[view] = sound
+
+    def _broken_as_a_whole(self, view: str, snapshot: pa.Table, accept_drop: bool) -> list[quality.BrokenRule]:
+        if (
+            ASSETS in self.raw
+            and SPECS[view].key == SPECS[ASSETS].key
+            and (broken := quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"]))
+        ):
+            return broken
+        if accept_drop:
+            return []
+        settings = self.settings
+        return quality.losses(view, snapshot, settings.feature_data_dir, self.as_of, settings.quality_max_drop)
 
     def _write(self, view: str, store: FeatureStore | None) -> None:
         if store:  # first of all: a view that is not registered cannot be published

@@ -141,7 +141,7 @@ def _whole(paths: Sequence[Path]) -> list[str]:
     whole = [str(path) for path in paths if is_whole(path)]
     if len(whole) < len(paths):
         halves = [str(path) for path in paths if str(path) not in whole]
-        logger.warning("%d snapshots are passed over, half of each is missing: %s", len(halves), ", ".join(halves[:3]))
+        logger.warning("%d snapshots are not whole and are passed over: %s", len(halves), ", ".join(halves[:3]))
     return whole
 
 

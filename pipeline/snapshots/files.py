@@ -1,19 +1,23 @@
 """Snapshots: one immutable Parquet file per feature view and as-of instant, never visible half-written.
 
-`<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format.
+`<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
+entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_SET_ASIDE = b"set_aside"
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -35,7 +39,7 @@ def snapshot_instant(path: Path) -> datetime:
 def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
-    A file that holds the same rows stays as it is, and with it the time at which they were first `created`.
+    A file that holds the same stays as it is, and with it the time at which its rows were first `created`.
     Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
     return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
@@ -79,10 +83,26 @@ def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, partitioning=None)
 
 
+def with_set_aside(snapshot: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
+    """Return `snapshot` with the note that the rows of the entities `keys` have been set aside."""
+    noted = sorted(pc.unique(keys.drop_null()).to_pylist())
+    return snapshot.replace_schema_metadata({_SET_ASIDE: json.dumps(noted)})
+
+
+def set_aside_in(schema: pa.Schema) -> pa.Array:
+    """Return the keys of the entities that have no row in the snapshot of `schema` because it was set aside."""
+    return pa.array(json.loads((schema.metadata or {}).get(_SET_ASIDE, b"[]")), pa.string())
+
+
 def _holds(path: Path, table: pa.Table) -> bool:
-    """Return whether `path` holds the rows of `table`, whenever they were created; a damaged file does not."""
+    """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
-        return path.exists() and read_snapshot(path).drop(["created"]).equals(table.drop(["created"]))
+        if not path.exists():
+            return False
+        held = read_snapshot(path)
+        if not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
+            return False
+        return bool(held.drop(["created"]).equals(table.drop(["created"])))
     except (OSError, pa.ArrowException, KeyError):
         return False
 

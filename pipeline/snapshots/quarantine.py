@@ -15,6 +15,9 @@ from pipeline.snapshots.files import file_name
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quality import BrokenRule
 
+# So many rules, and assets of each, are named in a message.
+_NAMED = 3
+
 
 def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     """Return where the rejected rows of `view` as of `as_of` are kept."""
@@ -29,7 +32,7 @@ def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | Non
     rejected = rejected_rows(snapshot, broken)
     if path:
         write_parquet(rejected, path)
-    return rejected.num_rows
+    return int(rejected.num_rows)
 
 
 def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
@@ -41,7 +44,7 @@ def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
     # of a missing asset nothing is known but the key
     nullable = pa.schema([field.with_nullable(True) for field in rows.schema])
     missing = [
-        pa.table({"asset_id": rule.missing, "reason": pa.repeat(rule.text, len(rule.missing))})
+        pa.table({snapshot.column_names[0]: rule.missing, "reason": pa.repeat(rule.text, len(rule.missing))})
         for rule in broken
         if len(rule.missing)
     ]
@@ -49,25 +52,42 @@ def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
 
 
 def in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> str:
-    """Return in one line which rules are broken, by how much and by which asset, where the rows are and what to do.
+    """Return in one line why `snapshot` is held back: the broken rules, where their rows are and what to do.
 
     `path` is that of the quarantine, None where nothing is kept.
     """
-    first, *others = broken
-    more = f" (rules broken besides: {len(others)})" if others else ""
-    kept = f" Rows and reasons: {path}." if path else ""
     advice = (
         "If the change is planned, run again with --accept-drop."
         if all(rule.is_loss for rule in broken)
         else "Correct the source and run again."
     )
-    return f"rejected by the quality gate: {_rule(snapshot, first)}{more}.{kept} {advice}"
+    return f"rejected by the quality gate: {_rules(snapshot, broken)}.{_kept_in(path)} {advice}"
+
+
+def few_in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> str:
+    """Return in one line that `snapshot` goes on without the rows that break a rule, as `in_words`."""
+    return (
+        f"set aside by the quality gate: {_rules(snapshot, broken)}.{_kept_in(path)} The other rows go on; what is "
+        "online of these stays. Correct the source."
+    )
+
+
+def _rules(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> str:
+    more = f" (rules broken besides: {len(broken) - _NAMED})" if len(broken) > _NAMED else ""
+    return "; ".join(_rule(snapshot, rule) for rule in broken[:_NAMED]) + more
 
 
 def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
     if len(rule.missing):
-        return f"{rule.text}: {len(rule.missing):,}, e.g. {rule.missing[0]}"
-    example = ""
-    if "asset_id" in snapshot.column_names:
-        example = f", e.g. asset {snapshot['asset_id'][int(np.argmax(rule.rows))]}"
-    return f"{rule.text} in {np.count_nonzero(rule.rows):,} of {snapshot.num_rows:,} rows{example}"
+        return f"{rule.text}: {len(rule.missing):,}, e.g. {_listed(rule.missing)}"
+    key = snapshot.column_names[0]
+    keys = snapshot[key].filter(pa.array(rule.rows))
+    return f"{rule.text} in {len(keys):,} of {snapshot.num_rows:,} rows, e.g. {key} {_listed(keys)}"
+
+
+def _listed(keys: pa.Array | pa.ChunkedArray) -> str:
+    return ", ".join(map(str, keys[:_NAMED].to_pylist()))
+
+
+def _kept_in(path: Path | None) -> str:
+    return f" Rows and reasons: {path}." if path else ""

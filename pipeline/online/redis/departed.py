@@ -1,4 +1,7 @@
-"""Entities that left: those that the online store may still have and the newest snapshot no longer has."""
+"""Entities that left: those that the online store may still have and the newest snapshot no longer has.
+
+An entity whose row was set aside has not left: it counts as one of its snapshot's.
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 from redis import Redis
 
 from pipeline.online.redis.layout import RowEncoder
+from pipeline.snapshots.files import set_aside_in
 
 _BATCH_ROWS = 65_536
 _SCAN_COUNT = 10_000
@@ -50,13 +54,16 @@ def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
 
 
 def _ids(snapshot: Path) -> Iterator[pa.Array]:
-    for batch in pq.ParquetFile(snapshot, pre_buffer=False).iter_batches(_BATCH_ROWS, columns=["asset_id"]):
+    file = pq.ParquetFile(snapshot, pre_buffer=False)
+    for batch in file.iter_batches(_BATCH_ROWS, columns=["asset_id"]):
         yield batch.column("asset_id")
+    yield set_aside_in(file.schema_arrow)
 
 
 def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:
     """Return those of `ids` that `snapshot` does not have; only the row groups that may hold them are read."""
     file = pq.ParquetFile(snapshot, pre_buffer=False)
+    ids = ids.filter(pc.invert(pc.is_in(ids, value_set=set_aside_in(file.schema_arrow))))
     groups = [group for group in range(file.num_row_groups) if _may_hold(file, group, ids)] if len(ids) else []
     if groups:
         for known in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=["asset_id"]):
