@@ -61,21 +61,22 @@ def availabilities(power: pa.Table, instants: Sequence[Instant]) -> tuple[pa.Arr
     """
     if not power.num_rows:
         return power["asset"].combine_chunks(), np.empty((len(instants), len(_WINDOWS), 0))
-    power = power.sort_by("site").combine_chunks()
     asset, site = (pc.dictionary_encode(power[name].combine_chunks()) for name in ("asset", "site"))
+    by_site = np.argsort(site.indices.to_numpy(), kind="stable")
     series = _Series(
-        asset=asset.indices.to_numpy(),
-        site=site.indices.to_numpy(),
-        metric=power["metric"].to_numpy(),
-        peaks=_matrix(power["peaks"]),
-        early_peaks=_matrix(power["early_peaks"]),
+        asset=asset.indices.to_numpy()[by_site],
+        site=site.indices.to_numpy()[by_site],
+        metric=power["metric"].to_numpy()[by_site],
+        peaks=_matrix(power["peaks"])[by_site],
+        early_peaks=_matrix(power["early_peaks"])[by_site],
         assets=len(asset.dictionary),
     )
+    lengths = pc.list_value_length(power["starts"]).to_numpy()[by_site]
     judgements = [_judgement(series, instant.days_ago) for instant in instants]
     # [instant, window, productive or also produced in, asset]
     counts = np.zeros((len(instants), len(_WINDOWS), 2, series.assets), dtype=np.int64)
-    for first, end in _whole_sites(series.site, pc.list_value_length(power["starts"]).to_numpy()):
-        buckets = _buckets(power.slice(first, end - first), series.site[first:end], first)
+    for first, end in _whole_sites(series.site, lengths):
+        buckets = _buckets(power.take(by_site[first:end]), series.site[first:end], first)
         for number, instant in enumerate(instants):
             counts[number] += _counts(series, buckets, judgements[number], instant)
     with np.errstate(invalid="ignore"):
@@ -114,7 +115,7 @@ class _Buckets:
 
 
 def _matrix(lists: pa.ChunkedArray) -> NDArray[np.float64]:
-    flat = pc.list_flatten(lists).to_numpy()
+    flat: NDArray[np.float64] = pc.list_flatten(lists).to_numpy()
     return flat.reshape(len(lists), -1)
 
 
@@ -138,7 +139,8 @@ def _lower_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lower median of each row but for its NaN; NaN where there is nothing else."""
     known = np.sum(~np.isnan(values), axis=1)
     middle = np.maximum(known - 1, 0) // 2
-    return np.sort(values, axis=1)[np.arange(len(values)), middle]  # NaN comes last
+    lower: NDArray[np.float64] = np.sort(values, axis=1)[np.arange(len(values)), middle]  # NaN comes last
+    return lower
 
 
 def _whole_sites(site: NDArray[np.int32], buckets: NDArray[np.int32]) -> Iterator[tuple[int, int]]:

@@ -52,6 +52,7 @@ series as (
             start_30d as oldest,
             last_start as newest,
             stored as (:telemetry_alone)
+
             select * from (:telemetry_recent)
         )
         union all
@@ -61,6 +62,7 @@ series as (
             start_30d as oldest,
             last_start as newest,
             stored as (:telemetry_once)
+
             select * from (:telemetry_recent)
         )
         union all
@@ -70,6 +72,7 @@ series as (
             first_start as oldest,
             start_30d - 1 as newest,
             stored as (:telemetry_alone)
+
             select * from (:telemetry_older)
         )
         union all
@@ -79,6 +82,7 @@ series as (
             first_start as oldest,
             start_30d - 1 as newest,
             stored as (:telemetry_once)
+
             select * from (:telemetry_older)
         )
     )

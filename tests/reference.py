@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -597,10 +598,11 @@ def weighted_mean(buckets: list[Row]) -> float:
 
 
 def pooled_std(buckets: list[Row]) -> float:
-    """Return the population standard deviation of all samples, around their mean: no cancellation of large squares."""
-    centre = weighted_mean(buckets)
-    squares = (row["count"] * (deviation(row) ** 2 + (row["avg_value"] - centre) ** 2) for row in buckets)
-    return math.sqrt(math.fsum(squares) / sum(row["count"] for row in buckets))
+    """Return the population standard deviation of all samples; in fractions, so that large squares do not cancel."""
+    samples = sum(row["count"] for row in buckets)
+    mean = sum(Fraction(total(row)) for row in buckets) / samples
+    squares = (row["count"] * (Fraction(deviation(row)) ** 2 + Fraction(row["avg_value"]) ** 2) for row in buckets)
+    return math.sqrt(max(sum(squares) / samples - mean**2, 0))
 
 
 STATISTICS: dict[str, Callable[[list[Row]], float | None]] = {

@@ -3,8 +3,8 @@
 --
 -- grain       one row per asset and instant
 -- source      series, of the query around: one row per asset, metric and instant (days_ago), with the counts of rows,
---             anomalies, measured buckets, their cells and samples of the windows, and the units of their sums, of the averages, the
---             totals and the squares, the largest unit first
+--             anomalies, measured buckets, their cells and samples of the windows, and the units of their sums, of the
+--             averages, the totals and the squares, the largest unit first
 -- owner       ml-platform@dcmms.example
 
 with

@@ -1,5 +1,5 @@
--- telemetry_older: what series add up to before the last 30 d, in the columns of telemetry_recent. Few of the stored ones
--- are needed for it, and most are not read.
+-- telemetry_older: what series add up to before the last 30 d, in the columns of telemetry_recent. Few of the stored
+-- ones are needed for it, and most are not read.
 --
 -- grain       one row per tenant, asset and metric
 -- source      stored, of the query around: buckets before the last 30 d, each once

@@ -1,7 +1,7 @@
 -- telemetry_once: the buckets of the blocks in which some are stored twice, each once.
 --
--- Ingestion is at least once. Of the copies of a bucket the one with the larger count is taken, then the larger sum, then
--- the larger average; NaN is smaller than any number.
+-- Ingestion is at least once. Of the copies of a bucket the one with the larger count is taken, then the larger sum,
+-- then the larger average; NaN is smaller than any number.
 --
 -- grain       one row per tenant, asset, metric and bucket, the key of the table
 -- source      as telemetry_wanted

@@ -9,6 +9,7 @@
 
 with
 
+(:telemetry_metrics) as metrics,
 (:telemetry_as_of) as as_of,
 toDateTime(as_of.ceiling - {days:UInt16} * 86400, 'UTC') as oldest,
 toDateTime(as_of.ceiling - ({days:UInt16} - 60) * 86400, 'UTC') as start_30d,
@@ -18,7 +19,7 @@ true as only_power
 select
     toString(asset_id) as asset,
     toString(site_id) as site,
-    toUInt8(metric) as metric,
+    toUInt8(indexOf(metrics.names, metric_name)) as metric,
     peaks,
     early_peaks,
     arrayMap(start -> toUInt32(start), starts) as starts,
@@ -27,13 +28,16 @@ from (
     select *
     from (
         with stored as (:telemetry_alone)
+
         select
             asset_id,
             site_id,
-            metric,
+            metric_name,
             -- of each day of 24 h before the last instant, the last one first: NULL for one without power data
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured and not straddles, day) as early_peaks,
+            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,  -- noqa: LT01
+            maxOrNullIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
+                avg_value, is_measured and not straddles, day
+            ) as early_peaks,
             groupArrayIf(time_bucket, is_measured and time_bucket >= start_30d) as starts,
             groupArrayIf(avg_value, is_measured and time_bucket >= start_30d) as averages
         from (
@@ -46,20 +50,23 @@ from (
                 modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
             from (:telemetry_buckets)
         )
-        group by tenant_id, asset_id, metric_name, metric, site_id
+        group by tenant_id, asset_id, metric_name, site_id
         having countIf(is_measured) > 0
     )
     union all
     select *
     from (
         with stored as (:telemetry_once)
+
         select
             asset_id,
             site_id,
-            metric,
+            metric_name,
             -- of each day of 24 h before the last instant, the last one first: NULL for one without power data
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured and not straddles, day) as early_peaks,
+            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,  -- noqa: LT01
+            maxOrNullIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
+                avg_value, is_measured and not straddles, day
+            ) as early_peaks,
             groupArrayIf(time_bucket, is_measured and time_bucket >= start_30d) as starts,
             groupArrayIf(avg_value, is_measured and time_bucket >= start_30d) as averages
         from (
@@ -72,7 +79,7 @@ from (
                 modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
             from (:telemetry_buckets)
         )
-        group by tenant_id, asset_id, metric_name, metric, site_id
+        group by tenant_id, asset_id, metric_name, site_id
         having countIf(is_measured) > 0
     )
 )

@@ -45,7 +45,7 @@ select
                 1,
                 assets.energy.6
                 / nullIf(
-                    -- whole cells of the clock grid: from the first that starts in the window to the last that ends in it
+                    -- the whole cells: from the first that starts in the window to the last that ends in it
                     intDiv(as_of.floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
                     - intDiv(
                         as_of.ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1,

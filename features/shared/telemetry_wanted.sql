@@ -1,8 +1,8 @@
 -- telemetry_wanted: what features read of telemetry_aggregates.
 --
 -- grain       one row per stored bucket
--- source      telemetry_aggregates; of the query around: oldest and newest, the first and the last start of a bucket, both
---             inclusive; only_power, whether nothing but power is wanted
+-- source      ClickHouse of dCMMS: telemetry_aggregates; of the query around: oldest and newest, the first and the last
+--             start of a bucket, both inclusive; only_power, whether nothing but power is wanted
 -- parameters  sites: ids of the sites to read, none for all; bucket_seconds: the width of a bucket
 -- owner       ml-platform@dcmms.example
 

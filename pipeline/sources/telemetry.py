@@ -33,9 +33,7 @@ NARROW_ASSETS = query_text(_SQL / "narrow_assets.sql")
 POWER_SQL = query_text(FRAGMENTS / "telemetry_power.sql")
 _BUCKET_GAPS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("gaps", "series", "narrower", "matching", "typical")])
 _ROWS_OF_SITES_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("row_count", pa.int64())])
-_SURVEY_SCHEMA = pa.schema(
-    [("row_count", pa.int64()), ("blocks_with_copies", pa.list_(pa.int64())), ("suspects", pa.list_(pa.string()))]
-)
+_SURVEY_SCHEMA = pa.schema([("row_count", pa.int64()), ("blocks_with_copies", pa.list_(pa.int64()))])
 _NARROW_ASSETS_SCHEMA = pa.schema([("event_timestamp", TIMESTAMP), ("asset_id", pa.string())])
 
 # Fewer distances between buckets than this prove nothing: a new site, or a site that was silent.
@@ -89,8 +87,8 @@ def read_telemetry(source: ClickHouseSource, view: str, instants: Sequence[datet
     most = ROWS_PER_QUERY if len(instants) == 1 else ROWS_PER_BACKFILL_QUERY
     groups = site_groups(source, **bounds, rows_per_group=most) if survey.rows > most else [[]]
     table = pa.concat_tables(_read_sites(source, view, parameters | {"sites": sites}) for sites in groups)
-    if survey.suspects:
-        table = _without_narrow_assets(source, view, table, parameters | bounds | {"suspects": survey.suspects})
+    if survey.blocks_with_copies:
+        table = _without_narrow_assets(source, view, table, parameters | bounds)
     return table
 
 
@@ -157,9 +155,14 @@ def _without_narrow_assets(
         ", ".join(assets[:NAMED]) + (", ..." if len(assets) > NAMED else ""),
         extra={"view": view},
     )
-    return table.join(narrow, ["event_timestamp", "asset_id"], join_type="left anti").sort_by(
-        [("event_timestamp", "ascending"), ("asset_id", "ascending")]
-    )
+    is_narrow = pc.is_in(_row_keys(table), value_set=_row_keys(narrow).combine_chunks())
+    return table.filter(pc.invert(is_narrow))
+
+
+def _row_keys(rows: pa.Table) -> pa.ChunkedArray:
+    """Return what tells rows of all assets and instants apart, as text."""
+    instant = rows["event_timestamp"].cast(pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(rows["asset_id"], instant, " ")
 
 
 # the width of buckets -------------------------------------------------------------------------------------------------
@@ -189,13 +192,11 @@ def check_bucket_width(source: ClickHouseSource, as_of: datetime, bucket_seconds
 class Survey:
     """How many rows there are, and the blocks of 64 cells of the clock grid in which a bucket may be stored twice.
 
-    The number of a block is that of its first cell, counted from 1970 in widths of a bucket, divided by 64. `suspects`
-    are the assets of which some buckets overlap: theirs may be narrower than they should be.
+    The number of a block is that of its first cell, counted from 1970 in widths of a bucket, divided by 64.
     """
 
     rows: int
     blocks_with_copies: list[int]
-    suspects: list[str]
 
 
 def survey_telemetry(
@@ -208,7 +209,7 @@ def survey_telemetry(
     """
     parameters = {"first_start": first_start, "last_start": last_start, "bucket_seconds": bucket_seconds}
     (row,) = source.stream(SURVEY, parameters, _SURVEY_SCHEMA).to_pylist()
-    return Survey(row["row_count"], row["blocks_with_copies"], row["suspects"])
+    return Survey(rows=row["row_count"], blocks_with_copies=row["blocks_with_copies"])
 
 
 # groups of sites ------------------------------------------------------------------------------------------------------

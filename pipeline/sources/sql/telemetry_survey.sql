@@ -1,9 +1,8 @@
--- telemetry_survey: how many rows there are, the blocks of 64 cells of the clock grid in which some bucket may be stored
--- twice, and the assets of which some buckets overlap.
+-- telemetry_survey: how many rows there are, and the blocks of 64 cells of the clock grid in which some bucket may be
+-- stored twice.
 --
 -- Two buckets of one cell set the same bit of the 64 that a block of a series has, which then has more rows than bits.
--- Finding out costs a fraction of a scan; taking copies out costs more than one. Copies start equally far into their
--- cell; where buckets do not, they may overlap.
+-- Finding out costs a fraction of a scan; taking copies out costs more than one.
 --
 -- grain       one row
 -- source      ClickHouse of dCMMS: telemetry_aggregates
@@ -12,16 +11,12 @@
 
 select
     toInt64(sum(part_rows)) as row_count,
-    arraySort(groupUniqArrayIf(toInt64(block), part_rows > bitCount(cells))) as blocks_with_copies,
-    arraySort(groupUniqArrayIf(toString(asset), part_rows > bitCount(cells) and first_offset < last_offset)) as suspects
+    arraySort(groupUniqArrayIf(toInt64(block), part_rows > bitCount(cells))) as blocks_with_copies
 from (
     select
         intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 64) as block,
-        any(asset_id) as asset,
         count() as part_rows,
-        groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 64)) as cells,
-        min(toUInt32(time_bucket) % {bucket_seconds:UInt32}) as first_offset,
-        max(toUInt32(time_bucket) % {bucket_seconds:UInt32}) as last_offset
+        groupBitOr(bitShiftLeft(toUInt64(1), intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}) % 64)) as cells
     from telemetry_aggregates
     where
         time_bucket >= {first_start:DateTime('UTC')}
