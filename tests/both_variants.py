@@ -17,7 +17,7 @@ from pipeline.snapshots.quality import broken_rows, wrong_assets
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry import extract_telemetry
+from pipeline.sources.telemetry import read_telemetry
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms
 from tests.fleets import as_stored
@@ -58,13 +58,20 @@ class BothVariants:
     def extract(self, as_of: datetime, width: timedelta) -> dict[str, Views]:
         """Return the snapshots of all views as of `as_of` by variant, as a run would write them."""
         with open_clickhouse(self._settings["n"]) as source:
-            telemetry = extract_telemetry(source, "telemetry_features", as_of, int(width.total_seconds()))
+            # not `extract_telemetry`: of a batch, more than half may be narrow, as of a site it may not
+            telemetry = read_telemetry(source, "telemetry_features", [as_of], int(width.total_seconds()))
         return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
 
     def read_postgres(self, variant: str, view: str, instants: Sequence[datetime]) -> pa.Table:
         """Return the rows of a view of PostgreSQL at all `instants`, in order of instant and asset."""
         with open_postgres(self._settings[variant]) as source:
             rows = extract.read_postgres(source, view, instants)
+        return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
+
+    def read_telemetry(self, instants: Sequence[datetime], width: timedelta) -> pa.Table:
+        """Return the rows of telemetry_features at all `instants`, in order of instant and asset."""
+        with open_clickhouse(self._settings["n"]) as source:
+            rows = read_telemetry(source, "telemetry_features", instants, int(width.total_seconds()))
         return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
 
     def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:
