@@ -125,8 +125,7 @@ def with_health_score(assets: pa.Table, others: Mapping[str, pa.Table]) -> pa.Ta
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return a column as doubles with NaN for NULL."""
-    doubles: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    return doubles
+    return np.asarray(column.cast(pa.float64()), dtype=np.float64)
 
 
 spec = ViewSpec(

@@ -12,6 +12,7 @@ from psycopg2.extensions import connection as Connection
 
 from dev.servers import PostgresServer
 from pipeline.base.settings import Settings
+from pipeline.base.specs import SPECS
 from pipeline.snapshots.quality import broken_rows, wrong_assets
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
@@ -68,15 +69,13 @@ class BothVariants:
 
     def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:
         with open_postgres(self._settings[variant]) as source:
-            assets = extract.extract_postgres(source, "asset_features", as_of)
-            work_orders = extract.extract_postgres(source, "work_order_features", as_of)
-        tables = {
-            "asset_features": extract.complete_asset_features(assets, telemetry),
-            "work_order_features": work_orders,
-            "telemetry_features": extract.complete_telemetry_features(telemetry, assets),
-        }
+            read = {
+                view: extract.extract_postgres(source, view, as_of)
+                for view in ("asset_features", "work_order_features")
+            }
+        assets, read["telemetry_features"] = read["asset_features"], telemetry
         created = datetime.now(UTC)
-        snapshots = {view: extract.as_snapshot(view, table, created) for view, table in tables.items()}
+        snapshots = {view: extract.as_snapshot(view, extract.completed(SPECS[view], read), created) for view in read}
         for view, snapshot in snapshots.items():
             # dirt that the definitions allow for is no reason to hold a view back
             broken = [*broken_rows(view, snapshot, as_of), *wrong_assets(view, snapshot, assets["asset_id"])]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from feast import FeatureStore
 from rich import box
-from rich.console import Group, JustifyMethod
+from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -105,8 +105,7 @@ def _views_table(views: list[ViewAge]) -> Table:
 def _runs_table(runs: list[PastRun]) -> Table:
     table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
-        justify: JustifyMethod = "left" if heading == "run" or "UTC" in heading else "right"
-        table.add_column(heading, no_wrap=True, justify=justify)
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "run" or "UTC" in heading else "right")
     table.add_column("outcome", no_wrap=True)
     table.add_column("error")
     for run in runs:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -98,14 +99,18 @@ def backfill(
         return result
     from_postgres, from_clickhouse = (extract.views_to_read(views, engine) for engine in ("postgresql", "clickhouse"))
     with retrying_for(settings.retry_seconds), ExitStack() as stack:
-        postgres = stack.enter_context(open_postgres(settings)) if from_postgres else None
-        clickhouse = stack.enter_context(open_clickhouse(settings)) if from_clickhouse else None
-        if clickhouse:
+        readers: dict[str, Callable[[list[datetime]], pa.Table]] = {}
+        if from_postgres:
+            postgres = stack.enter_context(open_postgres(settings))
+            extract.warn_of_undated_rows(postgres)
+            readers |= {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
+        if from_clickhouse:
+            clickhouse = stack.enter_context(open_clickhouse(settings))
             check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
-        for chunk in chunks_of(wanted):
-            tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
-                tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
+                readers[view] = partial(read_telemetry, clickhouse, view, bucket_seconds=settings.bucket_seconds)
+        for chunk in chunks_of(wanted):
+            tables = {view: read(chunk) for view, read in readers.items()}
             for instant in chunk:
                 result.renewed += not overwrite and any(
                     snapshot_path(settings.feature_data_dir, view, instant).exists() for view in lacking[instant]

@@ -161,7 +161,9 @@ class _Materialization:
             if view in self.snapshots:
                 with self._step(view, "writing"):
                     self._write(view)
-        newest = [view for view in self.views if store and self._is_newest(view)]
+        if store is None:
+            return
+        newest = [view for view in self.views if self._is_newest(view)]
         if not newest:
             return
         try:
@@ -207,6 +209,8 @@ class _Materialization:
             self.results[view].error = None  # of an attempt before
             with self._step(view, "reading", passing=(Unavailable,)):
                 read[view] = extract.extract_postgres(source, view, self.as_of)
+        if len(read) == len(views):  # else what has failed may be what this needs
+            extract.warn_of_undated_rows(source)
         self.raw |= read
 
     def _read_clickhouse(self, views: list[str]) -> None:
@@ -240,8 +244,8 @@ class _Materialization:
             path = newest_snapshot(data_dir, need.view, until=self.as_of)
             if path is None:
                 raise PipelineError(f"needs {need.what}, and there is no earlier snapshot of {need.view}")
-            stand_in = read_snapshot(path, [spec.key, *need.columns])
-            set_aside_then = pa.table({spec.key: set_aside_in(stand_in.schema)})
+            stand_in = read_snapshot(path, ["asset_id", *need.columns])
+            set_aside_then = pa.table({"asset_id": set_aside_in(stand_in.schema)})
             rows[need.view] = pa.concat_tables([stand_in, set_aside_then], promote_options="default")
             self._note(spec.name, f"{need.what} are those of the {need.view} snapshot {path.stem}")
         return rows
@@ -263,11 +267,7 @@ class _Materialization:
         self.snapshots[view] = sound
 
     def _broken_as_a_whole(self, view: str, snapshot: pa.Table, accept_drop: bool) -> list[quality.BrokenRule]:
-        if (
-            ASSETS in self.raw
-            and SPECS[view].key == SPECS[ASSETS].key
-            and (broken := quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"]))
-        ):
+        if ASSETS in self.raw and (broken := quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])):
             return broken
         if accept_drop:
             return []

@@ -52,7 +52,7 @@ def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | Non
     rejected = rejected_rows(snapshot, broken)
     if path:
         write_parquet(rejected, path)
-    return rejected.num_rows
+    return int(rejected.num_rows)
 
 
 def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:

@@ -76,11 +76,12 @@ def _telemetry_query(
 ) -> tuple[str, dict[str, Any]]:
     """Return the SQL that reads `view` as of the `instants`, and its parameters that depend on them or on copies."""
     last = max(instants)
+    parameters: dict[str, Any] = {"as_of": last}
     if len(instants) == 1:
-        query, parameters = query_of(view), {"as_of": last}
+        query = query_of(view)
     else:
         query = backfill_query_of(view)
-        parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
+        parameters["offsets"] = [(last - instant) // timedelta(days=1) for instant in instants]
     if blocks_with_copies:
         parameters["blocks_with_copies"] = list(blocks_with_copies)
         once = query_text(FRAGMENTS / "telemetry_once.sql")
