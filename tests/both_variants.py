@@ -79,7 +79,7 @@ class BothVariants:
         for view, snapshot in snapshots.items():
             # dirt that the definitions allow for is no reason to hold a view back
             broken = [*broken_rows(view, snapshot, as_of), *wrong_assets(view, snapshot, assets["asset_id"])]
-            assert [rule.text for rule in broken] == []
+            assert [rule.text for rule in broken] == [], view
         return {view: by_asset(snapshot.drop_columns(["created"]).to_pylist()) for view, snapshot in snapshots.items()}
 
 

@@ -85,7 +85,7 @@ CAPACITIES = (
     "55", "2050.5", "1e3", "1e400", "0", "-5", "0.001", "null", "true", "[55]", '{"kW": 55}',
     '"55 kW"', '"2.05 MW"', '"500000w"', '"  75  KW "', '"80kw"', '"120"', '"1e3 kW"', '".5"', '"55."', '"+55"',
     '"0 kW"', '"-5 kW"', '"55 hp"', '"kW"', '""', '"2,05 MW"', '"55 kW peak"', '"1.2.3"', '"NaN"', '"Infinity"',
-    '"0x10"', '"5_5"', '"1e-400"', '"1e400"', '"55 kWh"', '"1 GW"', "1e-40", '"500 kVA"', '"500 kW p"', '"5 p"',
+    '"0x10"', '"5_5"', '"1e-400"', '"1e400"', '"55 kWh"', '"1 GW"', '"500 kVA"', '"500 kW p"', '"5 p"',
 )  # fmt: skip
 FIGURES = ("400", "0.5", "1e3", "+5", ".5", "3.", "1E-2", "2,5")
 BLANKS = ("", " ", " ", "\u00a0", "\\u2009", "\\t \\u00a0", "\\n", "\u202f")
@@ -420,6 +420,9 @@ class Batch:
 
     def __repr__(self) -> str:  # of a failing example: all rows would fill a book
         return f"{len(self.fleets)} fleets as of {self.instants}, buckets of {self.width}"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(repr(self))
 
 
 @st.composite
