@@ -449,16 +449,15 @@ def variant() -> str:
 
 @pytest.fixture(scope="module")
 def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature_store.yaml whose registry knows the definitions."""
-    path = write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_quality")
-    apply_definitions(path)
-    return path
+    """A feature_store.yaml."""
+    return write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_quality")
 
 
 @pytest.fixture
 def fleet(dcmms: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """Six assets with a day of telemetry, nothing online yet; the settings are in the environment."""
     settings = dcmms.settings
+    apply_definitions(store, settings.feature_data_dir)
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())

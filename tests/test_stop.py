@@ -91,7 +91,8 @@ def test_a_signal_stops_whatever_is_waited_for(
     for name in commands:  # a registry each: they must not wait for one another
         (tmp_path / name).mkdir()
         stores[name] = write_feature_store_yaml(tmp_path / name, postgres, own_redis, f"feast_stop_{name}")
-    apply_definitions(stores["redis"])
+    for name in ("postgres", "redis"):
+        apply_definitions(stores[name], tmp_path / "data")
     # the client of Redis must not give up before the signal comes
     stores["redis"].write_text(stores["redis"].read_text().replace("socket_timeout=5", "socket_timeout=300"))
     frozen = own_redis._process()

@@ -19,7 +19,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.specs import snapshot_schema
 from pipeline.online.redis.departed import departed_online
 from pipeline.online.redis.engine import redis_client, row_encoder, translated_errors
-from pipeline.registry.feast_store import registered_view
+from pipeline.registry.feast_store import check_data_dir, registered_view
 from pipeline.snapshots.files import newest_snapshot
 
 # One request to Feast: its answer holds an object per value.
@@ -48,13 +48,14 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
 
     With `sample`, so many entities of the snapshot, chosen at random. Without it all of them, and those that only the
     online store has (where that is a single Redis, whose keys can be listed). Raises `PipelineError` where there is no
-    snapshot, the view is not registered or the online store fails.
+    snapshot, the view is not registered, or with another folder, or the online store fails.
     """
+    registered = registered_view(store, view)
+    check_data_dir(registered, data_dir)
     path = newest_snapshot(data_dir, view)
     if path is None:
         raise PipelineError(f"{view}: there is no snapshot in {data_dir / view} to compare with")
     snapshot = ds.dataset([str(path)], snapshot_schema(view), format="parquet")  # NULL for a feature that it lacks
-    registered = registered_view(store, view)
     results = {field.name: Consistency(view, field.name) for field in registered.features}
     with translated_errors():
         for rows in _rows(snapshot, sample):
