@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
@@ -43,7 +44,7 @@ telemetry_features = FeatureView(
         feature("rolling_std_frequency_7d", Float32, "Hz", "Standard deviation of grid frequency over 7 d", at_least=0),
         feature("anomaly_count_7d", Int32, "count", "Anomalies over all metrics in 7 d", null=UNKNOWN),
         feature("anomaly_count_30d", Int32, "count", "Anomalies over all metrics in 30 d", null=UNKNOWN),
-        feature("anomaly_count_90d", Int32, "count", "Anomalies over all metrics in 90 d"),
+        feature("anomaly_count_90d", Int32, "count", "Anomalies over all metrics in 90 d", null=UNKNOWN),
         feature(
             "total_generation_kwh_7d",
             Float64,
@@ -79,7 +80,7 @@ telemetry_features = FeatureView(
             "telemetry_coverage_7d",
             Float32,
             "1",
-            "Share of the buckets of 7 d that hold power data",
+            "Share of the clock grid's cells of 7 d in which a bucket with power data starts; 0 where 90 d have some",
             at_least=0,
             at_most=1,
         ),
@@ -96,6 +97,9 @@ telemetry_features = FeatureView(
 )
 
 
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
 def with_capacity_factors(telemetry: pa.Table, others: Mapping[str, pa.Table]) -> pa.Table:
     """Return the telemetry of the assets in `others["asset_features"]` with its capacity factors.
 
@@ -106,15 +110,18 @@ def with_capacity_factors(telemetry: pa.Table, others: Mapping[str, pa.Table]) -
     capacity = look_up(assets, "installed_capacity_kw", known["asset_id"])
     for window in ("7d", "30d"):
         possible = pc.multiply(capacity, known[f"power_hours_{window}"])
-        factor = pc.divide(known[f"total_generation_kwh_{window}"], possible).cast(pa.float32(), safe=False)
-        known = known.append_column(f"capacity_factor_{window}", factor)
+        factor = pc.divide(known[f"total_generation_kwh_{window}"], possible)
+        # of a rated power so small that a Float32 cannot hold the factor there is none; the comparison is false for NaN
+        is_held = pc.less_equal(pc.abs(factor), LARGEST_FLOAT32)
+        held = pc.if_else(is_held, factor, None).cast(pa.float32(), safe=False)
+        known = known.append_column(f"capacity_factor_{window}", held)
     return known
 
 
 spec = ViewSpec(
     telemetry_features,
     inputs=(pa.field("power_hours_7d", pa.float64()), pa.field("power_hours_30d", pa.float64())),
-    computed=frozenset({"capacity_factor_7d", "capacity_factor_30d"}),
+    computed=frozenset({"capacity_factor_7d", "capacity_factor_30d", "availability_7d", "availability_30d"}),
     needs=(Need("asset_features", ("installed_capacity_kw",), what="assets and their capacities"),),
     complete=with_capacity_factors,
     every_asset=False,

@@ -42,8 +42,8 @@ class ViewSpec:
     """A feature view with its SQL and what Python adds to the SQL's rows.
 
     The tags of the definition name the `engine` and the file of the `sql`; features/backfill/<view>.sql, where there is
-    one, reads many instants at once. The SQL returns event_timestamp, the key, the features but for those `computed` by
-    `complete`, the `inputs` of that, and newest_source_at: the newest fact that a row rests on.
+    one, reads many instants at once. The SQL returns event_timestamp, the key, the features but for those `computed` in
+    Python, the `inputs` of `complete`, and newest_source_at: the newest fact that a row rests on.
 
     `every_asset` says that each asset that exists has a row, so that none may be missing.
     """

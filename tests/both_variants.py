@@ -17,7 +17,7 @@ from pipeline.snapshots.quality import broken_rows, wrong_assets
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry import extract_telemetry
+from pipeline.sources.telemetry import extract_telemetry, read_telemetry
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms
 from tests.fleets import as_stored
@@ -65,6 +65,12 @@ class BothVariants:
         """Return the rows of a view of PostgreSQL at all `instants`, in order of instant and asset."""
         with open_postgres(self._settings[variant]) as source:
             rows = extract.read_postgres(source, view, instants)
+        return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
+
+    def read_telemetry(self, instants: Sequence[datetime], width: timedelta) -> pa.Table:
+        """Return the rows of telemetry_features at all `instants`, in order of instant and asset."""
+        with open_clickhouse(self._settings["n"]) as source:
+            rows = read_telemetry(source, "telemetry_features", instants, int(width.total_seconds()))
         return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
 
     def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:

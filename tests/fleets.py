@@ -263,24 +263,55 @@ CYCLES = (
 
 @st.composite
 def stretches(draw: st.DrawFn, as_of: datetime, width: timedelta) -> list[datetime]:
-    """Draw the starts of a few buckets of the clock grid across the edge of a window, with or without gaps."""
+    """Draw the starts of a few buckets across the edge of a window, with or without gaps.
+
+    Most lie on the clock grid, others equally far behind it; some overlap, or are narrower than they should be.
+    """
     edge = draw(st.sampled_from((0, 0, 7, 7, 30, 90)))
-    first = (as_of - edge * DAY - EPOCH) // width - draw(st.integers(-2, 9))
     length, stride = draw(st.sampled_from((1, 3, 8, 12))), draw(st.sampled_from((1, 1, 2, 5)))
-    return [EPOCH + (first + number * stride) * width for number in range(length)]
+    offset = draw(rarely(st.sampled_from((width / 2, width / 3, SECOND, width - SECOND)), timedelta(0)))
+    first = (as_of - edge * DAY - EPOCH) // width - draw(st.integers(-2, 9))
+    starts = [EPOCH + (first + number * stride) * width + offset for number in range(length)]
+    overlapping = draw(rarely(st.integers(1, length), 0))
+    starts += [start + width / draw(st.sampled_from((2, 3, 60))) for start in starts[:overlapping]]
+    if draw(st.integers(0, 15)) == 0:
+        starts += [start + number * width / 6 for start in starts for number in range(1, 6)]
+    return sorted(set(starts))
+
+
+# What may be wrong with the columns of a bucket whose average is right.
+FLAWS: tuple[Row, ...] = (
+    {"sum_value": math.nan},
+    {"sum_value": math.inf},
+    {"sum_value": -math.inf},
+    {"stddev_value": math.nan},
+    {"stddev_value": math.inf},
+    {"min_value": -math.inf, "max_value": math.inf},
+    {"min_value": -1e300, "max_value": 3.5e38},
+    {"min_value": math.nan, "max_value": math.nan},
+)
 
 
 @st.composite
-def runs(draw: st.DrawFn, metric: str, starts: list[datetime], **columns: Any) -> list[Row]:
-    """Draw the buckets of one metric at `starts`, some of them stored again; `columns` are those that all share."""
+def runs(
+    draw: st.DrawFn, metric: str, starts: list[datetime], sites: tuple[UUID, UUID, datetime], **columns: Any
+) -> list[Row]:
+    """Draw the buckets of one metric at `starts`, some of them stored again; `columns` are those that all share.
+
+    `sites` are where the asset was before an instant, where it has been since, and that instant.
+    """
     cycle, phase = draw(st.sampled_from(CYCLES)), draw(st.integers(0, 3))
     counts = draw(st.sampled_from(((60,), (60, 1), (3600, 60, 0), (0,))))
-    spread, deviation = draw(st.sampled_from((0.0, 2.5))), draw(st.sampled_from((0.0, 0.5, 12.25)))
-    anomalies = draw(st.sampled_from(((0,), (0, 1), (0, 7, 0, 2), (0, 0, 40))))
-    copy = draw(st.sampled_from((None, None, "same", "fewer samples", "smaller sum")))
+    spread, spread_within = draw(st.sampled_from((0.0, 2.5))), draw(st.sampled_from((0.0, 0.5, 12.25)))
+    anomalies = draw(st.sampled_from(((0,), (0, 1), (0, 7, 0, 2), (0, 0, 40), (0, 2**31 - 1))))
+    copy = draw(st.sampled_from((None, None, "same", "fewer samples", "smaller sum", "smaller average", "elsewhere")))
+    flaws = draw(rarely(st.lists(st.sampled_from(FLAWS), min_size=1, max_size=2), []))
+    # 2 ** 16 is exact in binary, and its square too
+    spurious = draw(rarely(st.sampled_from((0, 1, 2)), None))
+    before, since, moved = sites
     rows = []
     for number, start in enumerate(starts):
-        value = cycle[(number + phase) % len(cycle)]
+        value = 2.0**16 if number == spurious else cycle[(number + phase) % len(cycle)]
         row = bucket(
             metric=metric,
             start=start,
@@ -288,10 +319,13 @@ def runs(draw: st.DrawFn, metric: str, starts: list[datetime], **columns: Any) -
             count=counts[number % len(counts)],
             min_value=value - spread,
             max_value=value + spread,
-            stddev_value=deviation,
+            stddev_value=spread_within,
             anomaly_count=anomalies[number % len(anomalies)],
+            site_id=before if start < moved else since,
             **columns,
         )
+        for flaw in flaws[number % 2 : number % 2 + 1]:
+            row |= flaw
         rows += [row, *stored_again(row, copy)]
     return rows
 
@@ -306,7 +340,13 @@ def telemetry(
     buckets = []
     for asset_id in asset_ids:
         # Where its telemetry says it stands, which may be another site than PostgreSQL says.
-        columns = {"asset": asset_id, "tenant_id": tenant, "site_id": draw(st.sampled_from(sites))}
+        site = draw(st.sampled_from(sites))
+        moved = as_of - draw(st.sampled_from((3, 7, 10, 40))) * DAY
+        columns = {
+            "asset": asset_id,
+            "tenant_id": tenant,
+            "sites": (draw(rarely(st.sampled_from(sites), site)), site, moved),
+        }
         asset_runs = []
         for starts in together:
             metric = draw(st.sampled_from((power[0], power[0], power[0], *power[1:], None)))
@@ -325,9 +365,13 @@ def stored_again(row: Row, how: str | None) -> list[Row]:
         return [dict(row)]
     if how == "fewer samples" and row["count"]:
         return [row | {"count": row["count"] - 1, "avg_value": 7.0, "sum_value": 1e6, "anomaly_count": 99}]
-    if how == "smaller sum" and row["count"] and math.isfinite(row["avg_value"]):
-        value = row["avg_value"] - 8.0
+    value = row["avg_value"] - 8.0
+    if how == "smaller sum" and row["count"] and math.isfinite(value):
         return [row | {"avg_value": value, "sum_value": value * row["count"], "anomaly_count": 99}]
+    if how == "smaller average":
+        return [row | {"avg_value": value, "anomaly_count": 99}] if math.isfinite(value) else []
+    if how == "elsewhere":
+        return [row | {"site_id": UUID(int=row["site_id"].int + 1), "count": row["count"] + 1}]
     return []
 
 
@@ -407,7 +451,7 @@ def batches(draw: st.DrawFn) -> Batch:
         as_of,
         as_of - draw(st.sampled_from((MICROSECOND, SECOND, 7 * DAY, 30 * DAY, 11 * DAY + 1234 * SECOND))),
     ]
-    width = timedelta(minutes=draw(st.sampled_from((60, 60, 15, 10))))
+    width = timedelta(minutes=draw(st.sampled_from((60, 60, 60, 15, 10, 1))))
     generated = [draw(fleets(number, as_of, width)) for number in range(1, BATCH + 1)]
     return Batch(instants, width, [plain_fleet(instants, width), *generated])
 

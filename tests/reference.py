@@ -8,9 +8,10 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,8 @@ Number = int | float
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LARGEST_INT32 = 2**31 - 1
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 FAILURE_TYPES = ("corrective", "emergency")
 MAINTENANCE_TYPES = ("preventive", "predictive", "corrective", "emergency")
@@ -90,7 +93,7 @@ def reference_features(fleet: Fleet, as_of: datetime, width_seconds: int) -> dic
     telemetry_rows = {
         str(asset["id"]): telemetry.features(asset["id"], capacity[asset["id"]])
         for asset in assets
-        if telemetry.seen(asset["id"])
+        if telemetry.has_row(asset["id"])
     }
     work_order_rows = {str(asset["id"]): work_order_features(jobs[asset["id"]], as_of) for asset in assets}
     asset_rows = {}
@@ -425,21 +428,36 @@ class Telemetry:
         self.power = {
             asset_id: self.quantity(asset_id, "power") for asset_id in {row["asset_id"] for row in self.buckets}
         }
-        self.site = {row["asset_id"]: row["site_id"] for row in self.buckets}
+        self.threshold = {asset_id: self.least_production(rows) for asset_id, rows in self.power.items()}
+        self.whole_cells_7d = sum(
+            as_of - 7 * DAY <= start and start + width <= as_of
+            for start in (EPOCH + number * width for number in range(self.cell(as_of - 8 * DAY), self.cell(as_of) + 1))
+        )
 
     def inside(self, start: datetime, days: int) -> bool:
         return self.as_of - days * DAY <= start and start + self.width <= self.as_of
+
+    def cell(self, instant: datetime) -> int:
+        """Return the number of the cell of the clock grid: multiples of the width since 1970."""
+        return (instant - EPOCH) // self.width
 
     def of(self, asset_id: UUID, days: int) -> list[Row]:
         """Return the asset's buckets of any metric in the window."""
         return [row for row in self.buckets if row["asset_id"] == asset_id and self.inside(row["time_bucket"], days)]
 
-    def seen(self, asset_id: UUID) -> bool:
-        return bool(self.of(asset_id, 90))
+    def has_row(self, asset_id: UUID) -> bool:
+        return bool(self.of(asset_id, 90)) and not self.is_narrow(asset_id)
+
+    def is_narrow(self, asset_id: UUID) -> bool:
+        """Tell whether some metric has more than 1.5 times as many starts as cells of the clock grid hold them."""
+        starts: dict[str, set[datetime]] = defaultdict(set)
+        for row in self.of(asset_id, 90):
+            starts[row["metric_name"]].add(row["time_bucket"])
+        return any(len(each) > 1.5 * len({self.cell(start) for start in each}) for each in starts.values())
 
     def quantity(self, asset_id: UUID, quantity: str) -> list[Row]:
         """Return the 90 d of the one alias that counts, without the buckets that are missing for it."""
-        present = [row for row in self.of(asset_id, 90) if row["count"] > 0 and math.isfinite(row["avg_value"])]
+        present = [row for row in self.of(asset_id, 90) if row["count"] > 0 and abs(row["avg_value"]) < 1e15]
         for alias in ALIASES[quantity]:
             reported = [row for row in present if row["metric_name"] == alias]
             if reported:
@@ -467,20 +485,21 @@ class Telemetry:
             energy = self.energy_kwh(asset_id, days)
             features[f"total_generation_kwh_{days}d"] = energy
             known = energy is not None and capacity_kw is not None
-            features[f"capacity_factor_{days}d"] = energy / (capacity_kw * hours) if known else None
+            features[f"capacity_factor_{days}d"] = held(energy, capacity_kw * hours) if known else None
             features[f"availability_{days}d"] = self.availability(asset_id, days)
         generated = features["total_generation_kwh_30d"]
         features["avg_daily_generation_kwh"] = (
             None if generated is None else generated / (self.power_hours(asset_id, 30) / 24)
         )
-        features["telemetry_coverage_7d"] = self.coverage(asset_id, 7)
+        features["telemetry_coverage_7d"] = self.coverage_7d(asset_id)
         newest = max(bucket["time_bucket"] for bucket in self.of(asset_id, 90)) + self.width
         features["hours_since_last_telemetry"] = (self.as_of - newest) / HOUR
         return features
 
     def anomalies(self, asset_id: UUID, days: int) -> int | None:
         buckets = self.of(asset_id, days)
-        return sum(bucket["anomaly_count"] for bucket in buckets) if buckets else None
+        count = sum(bucket["anomaly_count"] for bucket in buckets)
+        return count if buckets and count <= LARGEST_INT32 else None
 
     def power_in(self, asset_id: UUID, days: int) -> dict[datetime, float]:
         """Return the average power by start of the bucket, for the buckets with power data in the window."""
@@ -497,69 +516,98 @@ class Telemetry:
         power = self.power_in(asset_id, days)
         return math.fsum(power.values()) * (self.width / HOUR) if power else None
 
-    def coverage(self, asset_id: UUID, days: int) -> float | None:
-        """Return the share of the clock grid's buckets that have power data."""
-        power = self.power_in(asset_id, days)
-        grid = sum(self.inside(start, days) for start in self.clock_grid(days))
-        return len(power) / grid if power else None
+    def coverage_7d(self, asset_id: UUID) -> float | None:
+        """Return the cells of the clock grid in which buckets with power data start, over the whole ones."""
+        if not self.power[asset_id]:
+            return None
+        return min(1, len({self.cell(start) for start in self.power_in(asset_id, 7)}) / self.whole_cells_7d)
 
-    def clock_grid(self, days: int) -> Iterator[datetime]:
-        """Yield the starts of the grid's buckets around the window: multiples of the width since 1970."""
-        first = (self.as_of - days * DAY - EPOCH) // self.width
-        last = (self.as_of - EPOCH) // self.width
-        return (EPOCH + number * self.width for number in range(first, last + 1))
-
-    def produces(self, asset_id: UUID) -> dict[datetime, bool]:
-        """Tell for each bucket with power data in 90 d whether the asset produces in it."""
-        power = self.power_in(asset_id, 90)
-        largest = max(power.values(), default=0.0)
-        return {start: value > 0 and value > 0.01 * largest for start, value in power.items()}
+    def least_production(self, power: list[Row]) -> float:
+        """Return the power above which an asset produces: 1 % of its usual daily peak, and 0 at least."""
+        days: dict[int, list[float]] = defaultdict(list)
+        for bucket in power:
+            whole_days, rest = divmod(self.as_of - bucket["time_bucket"], DAY)
+            days[whole_days if rest else whole_days - 1].append(bucket["avg_value"])
+        peaks = sorted(max(values) for values in days.values())
+        return max(0.0, peaks[(len(peaks) - 1) // 2] / 100) if peaks else 0.0
 
     def availability(self, asset_id: UUID, days: int) -> float | None:
-        others = [
-            self.produces(other)
-            for other in self.power
-            if other != asset_id and self.site[other] == self.site[asset_id] and self.power[other]
-        ]
-        if len(others) < 2:
-            return None
-        own = self.produces(asset_id)
-        votes: dict[datetime, list[bool]] = defaultdict(list)
-        for other in others:
-            for start, producing in other.items():
-                votes[start].append(producing)
         productive = [
-            start
-            for start in own
-            if self.inside(start, days) and votes[start] and 2 * sum(votes[start]) >= len(votes[start])
+            bucket["avg_value"] > self.threshold[asset_id]
+            for bucket in self.power[asset_id]
+            if self.inside(bucket["time_bucket"], days) and self.is_productive(bucket)
         ]
-        return sum(own[start] for start in productive) / len(productive) if productive else None
+        return sum(productive) / len(productive) if productive else None
+
+    def is_productive(self, bucket: Row) -> bool:
+        """Tell whether at least half of the others that have power data in the bucket at its site produce."""
+        others = {
+            asset_id: [row for row in rows if row["site_id"] == bucket["site_id"]]
+            for asset_id, rows in self.power.items()
+            if asset_id != bucket["asset_id"]
+        }
+        if sum(bool(rows) for rows in others.values()) < 2:
+            return False
+        votes = [
+            row["avg_value"] > self.threshold[asset_id]
+            for asset_id, rows in others.items()
+            for row in rows
+            if row["time_bucket"] == bucket["time_bucket"]
+        ]
+        return bool(votes) and 2 * sum(votes) >= len(votes)
+
+
+def held(dividend: float, divisor: float) -> float | None:
+    """Return the quotient, None where a Float32 cannot hold it."""
+    quotient = dividend / divisor if divisor else math.inf
+    return quotient if abs(quotient) <= LARGEST_FLOAT32 else None
 
 
 def once_each(buckets: list[Row]) -> list[Row]:
-    """Return one copy of each bucket: the one with the larger count, then the larger sum."""
-    kept: dict[tuple[UUID, str, datetime], Row] = {}
+    """Return one copy of each bucket: the one with the larger count, then the larger sum, then the larger average."""
+    kept: dict[tuple[UUID, UUID, str, datetime], Row] = {}
     for row in buckets:
-        key = (row["asset_id"], row["metric_name"], row["time_bucket"])
-        if key not in kept or (row["count"], row["sum_value"]) > (kept[key]["count"], kept[key]["sum_value"]):
+        key = (row["tenant_id"], row["asset_id"], row["metric_name"], row["time_bucket"])
+        if key not in kept or rank(row) > rank(kept[key]):
             kept[key] = row
     return list(kept.values())
 
 
+def rank(row: Row) -> tuple[Any, ...]:
+    """Return what copies of a bucket are ordered by; NaN is smaller than any number."""
+    numbers = (row["sum_value"], row["avg_value"])
+    return (row["count"], *((not math.isnan(number), 0 if math.isnan(number) else number) for number in numbers))
+
+
+def total(row: Row) -> float:
+    return row["sum_value"] if math.isfinite(row["sum_value"]) else row["count"] * row["avg_value"]
+
+
+def deviation(row: Row) -> float:
+    return row["stddev_value"] if math.isfinite(row["stddev_value"]) else 0.0
+
+
+def extreme(choose: Callable[[list[float]], float], column: str, buckets: list[Row]) -> float | None:
+    """Return the lowest or highest value of those that a Float32 can hold."""
+    values = [row[column] for row in buckets if abs(row[column]) <= LARGEST_FLOAT32]
+    return choose(values) if values else None
+
+
 def weighted_mean(buckets: list[Row]) -> float:
-    return math.fsum(row["sum_value"] for row in buckets) / sum(row["count"] for row in buckets)
+    return math.fsum(total(row) for row in buckets) / sum(row["count"] for row in buckets)
 
 
 def pooled_std(buckets: list[Row]) -> float:
-    """Return the population standard deviation of all samples, around their mean: no cancellation of large squares."""
-    centre = weighted_mean(buckets)
-    squares = (row["count"] * (row["stddev_value"] ** 2 + (row["avg_value"] - centre) ** 2) for row in buckets)
-    return math.sqrt(math.fsum(squares) / sum(row["count"] for row in buckets))
+    """Return the population standard deviation of all samples; in fractions, so that large squares do not cancel."""
+    samples = sum(row["count"] for row in buckets)
+    mean = sum(Fraction(total(row)) for row in buckets) / samples
+    squares = (row["count"] * (Fraction(deviation(row)) ** 2 + Fraction(row["avg_value"]) ** 2) for row in buckets)
+    return math.sqrt(max(sum(squares) / samples - mean**2, 0))
 
 
-STATISTICS: dict[str, Callable[[list[Row]], float]] = {
+STATISTICS: dict[str, Callable[[list[Row]], float | None]] = {
     "avg": weighted_mean,
     "std": pooled_std,
-    "min": lambda buckets: min(row["min_value"] for row in buckets),
-    "max": lambda buckets: max(row["max_value"] for row in buckets),
+    "min": lambda buckets: extreme(min, "min_value", buckets),
+    "max": lambda buckets: extreme(max, "max_value", buckets),
 }

@@ -71,6 +71,11 @@ def test_many_instants_equal_each_by_itself(databases: BothVariants) -> None:
             together = databases.read_postgres(variant, view, instants)
             single = pa.concat_tables(databases.read_postgres(variant, view, [instant]) for instant in instants)
             assert together.equals(single), f"{view}, variant {variant}"
+        last = batch.instants[0]
+        instants = [last - timedelta(days=days) for days in (31, 8, 1, 0)]
+        together = databases.read_telemetry(instants, batch.width)
+        single = pa.concat_tables(databases.read_telemetry([instant], batch.width) for instant in instants)
+        assert together.equals(single), "telemetry_features"
 
     compare()
 

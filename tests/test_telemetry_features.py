@@ -56,6 +56,8 @@ NOTHING_MEASURED: dict[str, Any] = {
     "availability_30d": None,
     "telemetry_coverage_7d": None,
 }
+# ... but some power data before.
+POWER_BEFORE = NOTHING_MEASURED | {"telemetry_coverage_7d": 0.0}
 
 
 def features(row: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +215,61 @@ def test_ten_minute_buckets(dcmms: Dcmms) -> None:
     assert rows[2]["hours_since_last_telemetry"] == pytest.approx(7 * 24 - 1 / 6 + 1 / 3600)
 
 
+# coverage and the width of buckets ------------------------------------------------------------------------------------
+
+
+def test_coverage_is_by_cells_of_the_clock_grid(dcmms: Dcmms) -> None:
+    """Asset 1 reports at :30, 2 has one overlapping bucket, 3 was silent in the 7 d, 4 never reported power."""
+    as_of = T + timedelta(minutes=30)
+    full = hourly(ago(7), T)
+    dcmms.buckets(
+        *power(asset_key(1), hourly(as_of - timedelta(days=7), as_of)),
+        *power(asset_key(2), [*full, ago(3, seconds=-60)]),
+        *power(asset_key(3), [ago(8)]),
+        bucket(asset_key(4), "voltage_v", ago(1)),
+        *power(asset_key(5), [*full[:84], *(start + timedelta(minutes=1) for start in full[:40])]),
+        *power(asset_key(6), full[:10], count=0),
+    )
+    covered = columns_of(dcmms.extract(VIEW), "telemetry_coverage_7d")
+    assert covered == {1: pytest.approx((167 / 168,)), 2: (1.0,), 3: (0.0,), 4: (None,), 5: (0.5,), 6: (None,)}
+    half_past = columns_of(dcmms.extract(VIEW, as_of), "telemetry_coverage_7d")
+    assert (half_past[1], half_past[2], half_past[3]) == ((1.0,), (1.0,), (0.0,))
+    with open_clickhouse(dcmms.settings) as source:
+        instants = [as_of - timedelta(days=1), as_of]
+        rows = [
+            row for row in read_telemetry(source, VIEW, instants, 3600).to_pylist() if row["event_timestamp"] == as_of
+        ]
+    assert columns_of(rows, "telemetry_coverage_7d") == half_past
+
+
+def test_an_asset_with_narrow_buckets_has_no_row_and_is_named(dcmms: Dcmms, caplog: pytest.LogCaptureFixture) -> None:
+    """One asset reports every 10 minutes, 29 every hour; another one did so up to 90 d before the last instant."""
+    starts = hourly(ago(2), T)
+    dcmms.buckets(*(row for number in range(1, 30) for row in power(asset_key(number), starts)))
+    rows = dcmms.extract(VIEW)
+    assert "narrower" not in caplog.text
+    narrow = [start + timedelta(minutes=10 * tenth) for start in starts for tenth in range(6)]
+    dcmms.buckets(*(bucket(asset_key(30), "voltage_v", start) for start in narrow))
+    dcmms.buckets(*power(asset_key(31), starts[:2]), *power(asset_key(31), [start + HOUR / 2 for start in starts[:1]]))
+    assert dcmms.extract(VIEW)[:29] == rows
+    assert [number for number in by_number(dcmms.extract(VIEW)) if number > 28] == [29, 31]  # 31: 3 starts in 2 cells
+    assert (
+        f"telemetry_features: 1 assets have buckets that are narrower than TELEMETRY_BUCKET_MINUTES (60), and no row: "
+        f"{asset_key(30)}"
+    ) in caplog.messages
+    dcmms.buckets(*(bucket(asset_key(32), "frequency_hz", start - timedelta(days=89)) for start in narrow))
+    dcmms.buckets(*(bucket(asset_key(32), "frequency_hz", start) for start in narrow[::6] * 4))
+    with open_clickhouse(dcmms.settings) as source:
+        filled = read_telemetry(source, VIEW, [T - timedelta(days=1), T, T + timedelta(days=3)], 3600).to_pylist()
+    present = {row["event_timestamp"]: row["asset_id"] for row in filled if row["asset_id"] == str(asset_key(32))}
+    assert list(present) == [T + timedelta(days=3)]
+    assert str(asset_key(30)) not in {row["asset_id"] for row in filled}
+    for instant in (T - timedelta(days=1), T):
+        assert by_number([row for row in filled if row["event_timestamp"] == instant]) == by_number(
+            dcmms.extract(VIEW, instant)
+        )
+
+
 # measurements ---------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +336,12 @@ def test_bucket_stored_twice_counts_once(dcmms: Dcmms) -> None:
     copies(6, {"count": 0, "value": 900, "anomaly_count": 9}, {"count": 1, "value": 10, "anomaly_count": 1})
     copies(7, {"count": 60, "value": NAN, "anomaly_count": 3}, {"count": 50, "value": 100, "anomaly_count": 1})
     copies(8, {"value": NAN, "anomaly_count": 3}, {"value": -100, "anomaly_count": 1})
+    # as many samples and as large a sum: the larger average; NaN is smaller than any number
+    copies(10, {"value": 200, "sum_value": 1, "anomaly_count": 1}, {"value": 100, "sum_value": 1, "anomaly_count": 7})
+    copies(11, {"value": 100, "sum_value": 1, "anomaly_count": 7}, {"value": 200, "sum_value": 1, "anomaly_count": 1})
+    copies(
+        12, {"value": NAN, "sum_value": NAN, "anomaly_count": 7}, {"value": -5, "sum_value": NAN, "anomaly_count": 1}
+    )
     # no copies: another metric, another time of the same day
     copies(9, {"value": 100, "anomaly_count": 1}, {"value": 100, "anomaly_count": 1})
     dcmms.buckets(
@@ -296,6 +359,9 @@ def test_bucket_stored_twice_counts_once(dcmms: Dcmms) -> None:
         7: (None, None, 3),
         8: (-100.0, -100.0, 1),
         9: (200.0, 100.0, 111),
+        10: (200.0, pytest.approx(1 / 60), 1),
+        11: (200.0, pytest.approx(1 / 60), 1),
+        12: (-5.0, -5.0, 1),
     }
 
 
@@ -358,8 +424,9 @@ def test_buckets_off_the_grid_are_no_copies(dcmms: Dcmms) -> None:
     dcmms.buckets(
         bucket(asset_key(1), "power_kw", start, 100.0),
         bucket(asset_key(1), "power_kw", start + timedelta(minutes=20), 50.0),
+        *power(asset_key(1), [start - HOUR], 0),
     )
-    assert columns_of(dcmms.extract(VIEW), "total_generation_kwh_7d", "rolling_avg_power_7d") == {1: (150.0, 75.0)}
+    assert columns_of(dcmms.extract(VIEW), "total_generation_kwh_7d", "rolling_avg_power_7d") == {1: (150.0, 50.0)}
 
 
 def test_an_asset_under_two_tenants_is_one_asset(dcmms: Dcmms) -> None:
@@ -391,6 +458,41 @@ def test_averages_that_mean_nothing_are_missing(dcmms: Dcmms) -> None:
     for hours, value in enumerate((1e15, -1e15, 1e300, 50.0), start=1):
         dcmms.buckets(bucket(asset_key(1), "power_kw", ago(hours=hours), value))
     assert columns_of(dcmms.extract(VIEW), "rolling_avg_power_7d", "rolling_max_power_7d") == {1: (50.0, 50.0)}
+
+
+def test_what_no_float_holds_is_passed_over(dcmms: Dcmms) -> None:
+    """Extremes are passed over, the count times the average stands in for a sum, a deviation counts as 0."""
+    flaws: list[dict[str, float]] = [
+        {"min_value": -1e300, "max_value": 3.5e38},
+        {"min_value": -INFINITY, "max_value": INFINITY},
+        {"min_value": NAN, "max_value": NAN},
+        {"sum_value": NAN, "stddev_value": NAN},
+        {"sum_value": INFINITY, "stddev_value": INFINITY},
+        {"sum_value": -INFINITY},
+    ]
+    for hours, flaw in enumerate(flaws, start=1):
+        dcmms.buckets(bucket(asset_key(1), "power_kw", ago(hours=hours), 50, **flaw))
+    dcmms.buckets(*power(asset_key(2), [ago(hours=1)], 50, min_value=-1e300, max_value=3.5e38))
+    dcmms.buckets(*power(asset_key(3), [ago(hours=1)], 50, min_value=-3.4e38, max_value=3.4e38))
+    names = [f"rolling_{statistic}_power_7d" for statistic in ("avg", "std", "min", "max")]
+    expected = {
+        1: (50, 0, 50, 50),
+        2: (50, 0, None, None),
+        3: pytest.approx((50, 0, -3.4e38, 3.4e38), rel=1e-6),
+    }
+    assert columns_of(dcmms.extract(VIEW), *names) == expected
+    with open_clickhouse(dcmms.settings) as source:
+        rows = read_telemetry(source, VIEW, [T, T + timedelta(days=1)], 3600).to_pylist()
+    assert columns_of(rows, *names) == expected
+
+
+def test_anomalies_that_no_int32_holds_are_unknown(dcmms: Dcmms) -> None:
+    dcmms.buckets(
+        *power(asset_key(1), [ago(1)], anomaly_count=2**31 - 1),
+        *power(asset_key(1), [ago(8), ago(40)], anomaly_count=1),
+    )
+    names = [f"anomaly_count_{days}d" for days in (7, 30, 90)]
+    assert columns_of(dcmms.extract(VIEW), *names) == {1: (2**31 - 1, None, None)}
 
 
 def test_buckets_without_samples_or_a_finite_average_are_missing(dcmms: Dcmms) -> None:
@@ -520,9 +622,9 @@ def test_window_without_buckets_is_unknown(dcmms: Dcmms) -> None:
         "anomaly_count_7d": 0,
         "hours_since_last_telemetry": 23.0,
     }
-    assert features(rows[1]) == NOTHING_MEASURED | month_of_power | {"hours_since_last_telemetry": 191.0}
-    assert features(rows[2]) == NOTHING_MEASURED | {"anomaly_count_90d": 2, "hours_since_last_telemetry": 743.0}
-    assert features(rows[3]) == NOTHING_MEASURED | month_of_power | week_of_voltage
+    assert features(rows[1]) == POWER_BEFORE | month_of_power | {"hours_since_last_telemetry": 191.0}
+    assert features(rows[2]) == POWER_BEFORE | {"anomaly_count_90d": 2, "hours_since_last_telemetry": 743.0}
+    assert features(rows[3]) == POWER_BEFORE | month_of_power | week_of_voltage
     assert features(rows[4]) == NOTHING_MEASURED | week_of_voltage | {"anomaly_count_30d": 0}
 
 
@@ -621,21 +723,68 @@ def test_availability_needs_two_others_of_the_site_and_a_productive_bucket(dcmms
     }
 
 
-def test_producing_is_above_one_percent_of_the_largest_average_of_90_days(dcmms: Dcmms) -> None:
-    # asset, largest average and when → the hours that are judged: the first two assets of each site always produce
+def test_producing_is_above_one_percent_of_the_usual_daily_peak(dcmms: Dcmms) -> None:
+    """The third asset of each site is judged in the hours in which the first two produce."""
     site_power(dcmms, 1, {11: [100] * 6, 12: [100] * 6, 13: [100, 1.01, 1, 0.99, 0, -1]})
-    largest = {2: ago(90), 3: ago(90, seconds=1), 4: T}
-    for site, start in largest.items():
+    peaks: dict[int, dict[datetime, float]] = {
+        # with 100 kW of today the lower median is that of the first of two days, the second of three or four
+        2: {ago(90): 7_500},
+        3: {ago(90): 7_500, ago(50): 6_000},
+        4: {ago(90): 7_500, ago(50): 6_000, ago(40): 20},
+        5: {ago(90, seconds=1): 7_500, ago(89): 6_000, ago(50): 6_000, T: 6_000},
+        # T - 24 h is of the first day, a second before of the second
+        6: {ago(1): 7_500, ago(50): 6_000, ago(40): 20},
+        7: {ago(1, seconds=1): 7_500, ago(50): 6_000, ago(40): 20},
+    }
+    for site, buckets in peaks.items():
+        judged = asset_key(10 * site + 3)
         site_power(dcmms, site, {10 * site + 1: [100] * 2, 10 * site + 2: [100] * 2, 10 * site + 3: [50, 100]})
-        dcmms.buckets(bucket(asset_key(10 * site + 3), "power_kw", start, 7_500, site_id=site_key(site)))
-    site_power(dcmms, 5, {51: [100] * 2, 52: [100] * 2, 53: [-1, -200]})  # never above 0
+        dcmms.buckets(*(power(judged, [start], value, site_id=site_key(site))[0] for start, value in buckets.items()))
+    site_power(dcmms, 8, {81: [100] * 2, 82: [100] * 2, 83: [-1, -200]})  # never above 0
     available = columns_of(dcmms.extract(VIEW), "availability_7d")
-    assert {number: available[number] for number in (13, 23, 33, 43, 53)} == {
+    assert {number: available[number] for number in (13, 23, 33, 43, 53, 63, 73, 83)} == {
         13: pytest.approx((2 / 6,)),
-        23: (0.5,),  # 1 % is 75 kW
-        33: (1.0,),  # 7,500 kW were too long ago
-        43: (1.0,),  # or not yet
-        53: (0.0,),
+        23: (1.0,),
+        33: (0.5,),  # 1 % is 60 kW
+        43: (1.0,),
+        53: (0.5,),
+        63: (0.5,),
+        73: (1.0,),
+        83: (0.0,),
+    }
+
+
+def test_one_spurious_bucket_changes_no_availability(dcmms: Dcmms) -> None:
+    hours = [ago(hours=hour) for hour in range(1, 24 * 80)]
+    for number in range(1, 5):
+        dcmms.buckets(*power(asset_key(number), hours, 500))
+    dcmms.buckets(*power(asset_key(1), [ago(60)], 100_000, count=61))
+    spurious_at_one = columns_of(dcmms.extract(VIEW), "availability_7d", "availability_30d")
+    dcmms.buckets(*power(asset_key(2), [ago(60)], 100_000, count=61))
+    assert spurious_at_one == columns_of(dcmms.extract(VIEW), "availability_7d", "availability_30d")
+    assert spurious_at_one == dict.fromkeys(range(1, 5), (1.0, 1.0))
+
+
+def test_a_bucket_counts_at_the_site_where_the_asset_then_was(dcmms: Dcmms) -> None:
+    """Asset 3 moved 10 d ago, from the site of 1 and 2, which it leaves with two, to that of 4 and 5."""
+    old, new = site_key(1), site_key(2)
+    before, after = [ago(12), ago(11)], [ago(3), ago(2)]
+    dcmms.buckets(
+        *power(asset_key(1), [*before, *after], 100, site_id=old),
+        *power(asset_key(2), [*before, after[0]], 100, site_id=old),
+        *power(asset_key(2), after[1:], 0, site_id=old),
+        *power(asset_key(3), before[:1], 0, site_id=old),
+        *power(asset_key(3), before[1:], 100, site_id=old),
+        *power(asset_key(3), after, 100, site_id=new),
+        *power(asset_key(4), [*before, *after], 100, site_id=new),
+        *power(asset_key(5), after, 0, site_id=new),
+    )
+    assert columns_of(dcmms.extract(VIEW), "availability_7d", "availability_30d") == {
+        1: (1.0, 1.0),  # its one other is down in the last hour, which is thus not productive
+        2: (0.5, 0.75),
+        3: (1.0, 0.75),
+        4: (1.0, 1.0),  # alone before the move
+        5: (0.0, 0.0),
     }
 
 
@@ -671,6 +820,8 @@ def test_capacity_factor_is_energy_over_rated_power_and_hours_with_data(dcmms: D
         dcmms.buckets(*power(asset_key(number), [ago(1)], 100), *power(asset_key(number), [ago(2)], 150))
         dcmms.buckets(*power(asset_key(number), [ago(8), ago(9)], 75))
     dcmms.buckets(*power(asset_key(3), [ago(8)], -10))
+    dcmms.asset(5, specifications='{"ratedPowerKw": 1e-40}')
+    dcmms.buckets(*power(asset_key(5), [ago(1)], 100))
     table = completed(dcmms)
     assert table.schema.field("capacity_factor_7d").type == pa.float32()
     assert table.schema.field("capacity_factor_30d").type == pa.float32()
@@ -678,6 +829,7 @@ def test_capacity_factor_is_energy_over_rated_power_and_hours_with_data(dcmms: D
         1: (0.625, 0.5),
         2: (None, None),  # no rated power
         3: (None, pytest.approx(-0.05)),
+        5: (None, None),  # a Float32 does not hold it
     }
 
 

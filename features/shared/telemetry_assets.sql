@@ -3,8 +3,8 @@
 --
 -- grain       one row per asset and instant
 -- source      series, of the query around: one row per asset, metric and instant (days_ago), with the counts of rows,
---             anomalies, measured buckets and samples of the windows, and the units of their sums, of the averages, the
---             totals and the squares, the largest unit first
+--             anomalies, measured buckets, their cells and samples of the windows, and the units of their sums, of the
+--             averages, the totals and the squares, the largest unit first
 -- owner       ml-platform@dcmms.example
 
 with
@@ -15,11 +15,14 @@ select
     asset_id,
     days_ago,
     max(newest_start) as newest_bucket,
-    if(sum(rows_7d) > 0, least(sum(anomalies_7d), 2147483647), null) as all_anomalies_7d,
-    if(sum(rows_30d) > 0, least(sum(anomalies_30d), 2147483647), null) as all_anomalies_30d,
-    least(sum(anomalies_90d), 2147483647) as all_anomalies_90d,
+    -- NULL, not a smaller one, where an Int32 cannot hold it
+    if(sum(rows_7d) > 0 and sum(anomalies_7d) <= 2147483647, sum(anomalies_7d), null) as all_anomalies_7d,
+    if(sum(rows_30d) > 0 and sum(anomalies_30d) <= 2147483647, sum(anomalies_30d), null) as all_anomalies_30d,
+    if(sum(anomalies_90d) <= 2147483647, sum(anomalies_90d), null) as all_anomalies_90d,
     argMinIf((mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power') as power,
-    argMinIf((buckets_7d, buckets_30d, average_sum_7d, average_sum_30d), metric, quantity = 'power') as energy,
+    argMinIf(
+        (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d, buckets_90d, cells_7d), metric, quantity = 'power'
+    ) as energy,
     argMinIf((mean_7d, std_7d, min_7d, max_7d), metric, quantity = 'voltage') as voltage,
     argMinIf((mean_7d, std_7d), metric, quantity = 'current') as electric_current,
     argMinIf((mean_7d, std_7d, max_7d), metric, quantity = 'temperature') as temperature,
@@ -37,6 +40,8 @@ from (
         anomalies_90d,
         buckets_7d,
         buckets_30d,
+        buckets_90d,
+        cells_7d,
         min_7d,
         max_7d,
         -- the quantity of which something was measured in the 90 d

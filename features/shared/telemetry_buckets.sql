@@ -1,8 +1,7 @@
--- telemetry_buckets: the buckets that some window holds, with what is added up of them.
+-- telemetry_buckets: buckets with what is added up of them.
 --
 -- grain       one row per bucket
--- source      telemetry_aggregates; of the query around: first_start and last_start, the bounds of time_bucket
--- parameters  sites: ids of the sites to read, none for all
+-- source      stored, of the query around: buckets, each once
 -- owner       ml-platform@dcmms.example
 
 with
@@ -10,7 +9,8 @@ with
 (:telemetry_units) as units,
 -- a larger average does not fit into the units, and means nothing
 1e15 as limit_average,
-1e28 as limit_total
+1e28 as limit_total,
+3.4028234663852886e38 as largest_float32
 
 select
     tenant_id,
@@ -20,6 +20,7 @@ select
     -- the number of the name in the list, 0 for any other
     toUInt8(transform(metric_name, metrics.names, arrayEnumerate(metrics.names), 0)) as metric,
     time_bucket,
+    cell,
     count as samples,
     -- a bucket without samples or without a finite average is missing for its metric
     samples > 0 and abs(avg_value) < limit_average as is_measured,
@@ -27,6 +28,9 @@ select
     avg_value,
     min_value,
     max_value,
+    -- what a Float32 cannot hold is no lowest and no highest value
+    is_measured and abs(min_value) <= largest_float32 as has_min,
+    is_measured and abs(max_value) <= largest_float32 as has_max,
     if(is_measured, avg_value, 0) as average,
     if(abs(sum_value) < limit_total, sum_value, samples * average) as total,
     if(abs(stddev_value) < limit_average, stddev_value, 0) as deviation,
@@ -44,8 +48,4 @@ select
     squares_rest - squares_large * units.large as squares_rest_2,
     toInt64(squares_rest_2 * (1 / units.small)) as squares_small,
     toInt64((squares_rest_2 - squares_small * units.small) * (1 / units.tiny)) as squares_tiny
-from telemetry_aggregates
-where
-    time_bucket >= first_start
-    and time_bucket <= last_start
-    and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
+from stored

@@ -1,8 +1,7 @@
 -- telemetry_rows: the features, of the types and in the order of the view.
 --
 -- grain       one row per asset and instant
--- source      of the query around, one row per asset and instant (days_ago) each: assets, as telemetry_assets gives
---             them, and availabilities
+-- source      assets, of the query around: one row per asset and instant (days_ago), as telemetry_assets gives them
 -- parameters  as_of: the last instant, in UTC; bucket_seconds: the width of a bucket
 -- owner       ml-platform@dcmms.example
 
@@ -38,18 +37,24 @@ select
     if(assets.energy.1 > 0, assets.energy.3 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_7d,
     if(assets.energy.2 > 0, assets.energy.4 * {bucket_seconds:UInt32} / 3600, null) as total_generation_kwh_30d,
     toFloat32(24 * assets.energy.4 / nullIf(assets.energy.2, 0)) as avg_daily_generation_kwh,
-    -- availability and coverage
-    toFloat32(availabilities.available_7d) as availability_7d,
-    toFloat32(availabilities.available_30d) as availability_30d,
+    -- coverage: 0 where power was reported before the 7 d only
     toFloat32(
-        nullIf(assets.energy.1, 0)
-        / nullIf(
-            -- whole buckets of the clock grid: from the first that starts in the window to the last that ends in it
-            intDiv(as_of.floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
-            - intDiv(
-                as_of.ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1, {bucket_seconds:UInt32}
+        if(
+            assets.energy.5 > 0,
+            least(
+                1,
+                assets.energy.6
+                / nullIf(
+                    -- the whole cells: from the first that starts in the window to the last that ends in it
+                    intDiv(as_of.floor - assets.days_ago * 86400, {bucket_seconds:UInt32})
+                    - intDiv(
+                        as_of.ceiling - (assets.days_ago + 7) * 86400 + {bucket_seconds:UInt32} - 1,
+                        {bucket_seconds:UInt32}
+                    ),
+                    0
+                )
             ),
-            0
+            null
         )
     ) as telemetry_coverage_7d,
     toFloat32(
@@ -63,4 +68,3 @@ select
     -- the newest fact that this row rests on
     toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
 from assets
-left join availabilities on assets.asset_id = availabilities.asset_id and assets.days_ago = availabilities.days_ago

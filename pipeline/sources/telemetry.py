@@ -5,27 +5,36 @@ availability of an asset looks at the others of its site, so a site must not be 
 asset has moved.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from features.availability import POWER, Instant, availabilities
 from pipeline.base.errors import PipelineError
-from pipeline.base.specs import SPECS
+from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.sources.clickhouse import ClickHouseSource
 from pipeline.sources.extract import backfill_query_of, query_of
 from pipeline.sources.queries import FRAGMENTS, query_text
+
+logger = logging.getLogger(__name__)
 
 _SQL = Path(__file__).parent / "sql"
 BUCKET_GAPS = query_text(_SQL / "bucket_gaps.sql")
 ROWS_OF_SITES = query_text(_SQL / "rows_of_sites.sql")
 SURVEY = query_text(_SQL / "telemetry_survey.sql")
-_BUCKET_GAPS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("gaps", "narrower", "matching", "typical")])
+NARROW_ASSETS = query_text(_SQL / "narrow_assets.sql")
+POWER_SQL = query_text(FRAGMENTS / "telemetry_power.sql")
+_BUCKET_GAPS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("gaps", "series", "narrower", "matching", "typical")])
 _ROWS_OF_SITES_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("row_count", pa.int64())])
 _SURVEY_SCHEMA = pa.schema([("row_count", pa.int64()), ("blocks_with_copies", pa.list_(pa.int64()))])
+_NARROW_ASSETS_SCHEMA = pa.schema([("event_timestamp", TIMESTAMP), ("asset_id", pa.string())])
 
 # Fewer distances between buckets than this prove nothing: a new site, or a site that was silent.
 _ENOUGH_GAPS = 20
@@ -33,6 +42,14 @@ _ENOUGH_GAPS = 20
 # 50,000 assets with five hourly metrics; the second make up for the rows of up to 60 instants.
 ROWS_PER_QUERY = 600_000_000
 ROWS_PER_BACKFILL_QUERY = 20_000_000
+# So many assets are named in a warning.
+NAMED = 3
+
+AVAILABILITIES = ("availability_7d", "availability_30d")
+WINDOW = timedelta(days=90)
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALMOST_A_SECOND = timedelta(microseconds=999_999)
 
 
@@ -54,38 +71,98 @@ def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, buck
 def read_telemetry(source: ClickHouseSource, view: str, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:
     """Return one row of `view` per instant and asset with telemetry in the 90 d before it, known to PostgreSQL or not.
 
-    The `instants` must be whole days (24 h) apart. Columns as the spec's `extracted_schema`. Raises `PipelineError`
-    where the query fails.
+    The `instants` must be whole days (24 h) apart. Columns as the spec's `extracted_schema`, and those of the
+    availabilities where the view has them. An asset whose buckets are narrower than `bucket_seconds` in the 90 d before
+    an instant has no row there, and a warning names it. Raises `PipelineError` where a query fails.
     """
+    last = max(instants)
+    offsets = [(last - instant) // DAY for instant in instants]
     # buckets start at whole seconds: the earliest that some window may hold, and the latest
     bounds = {
-        "first_start": (min(instants) + _ALMOST_A_SECOND).replace(microsecond=0) - timedelta(days=90),
-        "last_start": max(instants).replace(microsecond=0) - timedelta(seconds=bucket_seconds),
+        "first_start": (min(instants) + _ALMOST_A_SECOND).replace(microsecond=0) - WINDOW,
+        "last_start": last.replace(microsecond=0) - timedelta(seconds=bucket_seconds),
     }
     survey = survey_telemetry(source, **bounds, bucket_seconds=bucket_seconds)
-    query, parameters = _telemetry_query(view, instants, survey.blocks_with_copies)
-    parameters |= bounds | {"bucket_seconds": bucket_seconds}
+    parameters = query_parameters(last, offsets, bucket_seconds, survey.blocks_with_copies)
     most = ROWS_PER_QUERY if len(instants) == 1 else ROWS_PER_BACKFILL_QUERY
     groups = site_groups(source, **bounds, rows_per_group=most) if survey.rows > most else [[]]
-    schema = SPECS[view].extracted_schema
-    return pa.concat_tables(source.stream(query, parameters | {"sites": sites}, schema) for sites in groups)
+    table = pa.concat_tables(_read_sites(source, view, parameters | {"sites": sites}) for sites in groups)
+    if survey.blocks_with_copies:
+        table = _without_narrow_assets(source, view, table, parameters | bounds)
+    return table
 
 
-def _telemetry_query(
-    view: str, instants: Sequence[datetime], blocks_with_copies: Sequence[int]
-) -> tuple[str, dict[str, Any]]:
-    """Return the SQL that reads `view` as of the `instants`, and its parameters that depend on them or on copies."""
-    last = max(instants)
-    if len(instants) == 1:
-        query, parameters = query_of(view), {"as_of": last}
-    else:
-        query = backfill_query_of(view)
-        parameters = {"as_of": last, "offsets": [(last - instant) // timedelta(days=1) for instant in instants]}
-    if blocks_with_copies:
-        parameters["blocks_with_copies"] = list(blocks_with_copies)
-        once = query_text(FRAGMENTS / "telemetry_once.sql")
-        query = f"with telemetry_aggregates as (\n{once})\nselect * from (\n{query})"
-    return query, parameters
+def query_parameters(
+    last: datetime, offsets: Sequence[int], bucket_seconds: int, blocks_with_copies: Sequence[int]
+) -> dict[str, Any]:
+    """Return the parameters of the SQL of telemetry, for all sites; `offsets` are the days from each instant to `last`.
+
+    The `blocks_with_copies` are those of a `Survey`.
+    """
+    return {
+        "as_of": last,
+        "offsets": list(offsets),
+        "days": WINDOW.days + max(offsets),
+        "bucket_seconds": bucket_seconds,
+        "blocks_with_copies": list(blocks_with_copies),
+        "sites": [],
+    }
+
+
+def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any]) -> pa.Table:
+    """Return the rows of some sites, or of all."""
+    query = query_of(view) if parameters["offsets"] == [0] else backfill_query_of(view)
+    rows = source.stream(query, parameters, SPECS[view].extracted_schema)
+    if AVAILABILITIES[0] not in SPECS[view].computed:
+        return rows
+    return _with_availabilities(rows, source.stream(POWER_SQL, parameters, POWER), parameters)
+
+
+def _with_availabilities(rows: pa.Table, power: pa.Table, parameters: dict[str, Any]) -> pa.Table:
+    """Return `rows` with the columns `AVAILABILITIES`, of the `power` of all assets of their sites."""
+    as_ofs = [parameters["as_of"] - days * DAY for days in parameters["offsets"]]
+    instants = [
+        Instant(
+            days_ago=days,
+            ceiling=-((EPOCH - as_of) // SECOND),
+            last_start=(as_of - EPOCH) // SECOND - parameters["bucket_seconds"],
+        )
+        for days, as_of in zip(parameters["offsets"], as_ofs, strict=True)
+    ]
+    assets, shares = availabilities(power, instants)
+    shares = np.pad(shares, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)  # the last one is for all others
+    asset = pc.index_in(rows["asset_id"], value_set=assets).fill_null(len(assets)).to_numpy()
+    number = pc.index_in(rows["event_timestamp"], value_set=pa.array(as_ofs, TIMESTAMP)).to_numpy()
+    for window, name in enumerate(AVAILABILITIES):
+        column = pa.array(shares[number, window, asset], pa.float32(), from_pandas=True)
+        rows = rows.append_column(name, column)
+    return rows
+
+
+def _without_narrow_assets(
+    source: ClickHouseSource, view: str, table: pa.Table, parameters: Mapping[str, Any]
+) -> pa.Table:
+    """Return `table` without the rows of assets whose buckets are too narrow as of the instant, and name those."""
+    narrow = source.stream(NARROW_ASSETS, parameters, _NARROW_ASSETS_SCHEMA)
+    if not narrow.num_rows:
+        return table
+    assets = pc.unique(narrow["asset_id"]).sort().to_pylist()
+    logger.warning(
+        "%s: %d assets have buckets that are narrower than TELEMETRY_BUCKET_MINUTES (%d), and no row: %s",
+        view,
+        len(assets),
+        parameters["bucket_seconds"] // 60,
+        ", ".join(assets[:NAMED]) + (", ..." if len(assets) > NAMED else ""),
+        extra={"view": view},
+    )
+    is_narrow = pc.is_in(_row_keys(table), value_set=_row_keys(narrow).combine_chunks())
+    return table.filter(pc.invert(is_narrow))
+
+
+def _row_keys(rows: pa.Table) -> pa.ChunkedArray:
+    """Return what tells rows of all assets and instants apart, as text."""
+    instant = rows["event_timestamp"].cast(pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(rows["asset_id"], instant, " ")
 
 
 # the width of buckets -------------------------------------------------------------------------------------------------
@@ -94,13 +171,14 @@ def _telemetry_query(
 def check_bucket_width(source: ClickHouseSource, as_of: datetime, bucket_seconds: int) -> None:
     """Raise `PipelineError` where the buckets before `as_of` are plainly narrower or wider than `bucket_seconds`.
 
-    Narrower: most buckets would overlap their successor. Wider: no two successive buckets are `bucket_seconds` apart.
+    Narrower: in most series most buckets would overlap their successor. Wider: no two successive buckets are
+    `bucket_seconds` apart.
     """
     parameters = {"as_of": as_of, "bucket_seconds": bucket_seconds}
     (row,) = source.stream(BUCKET_GAPS, parameters, _BUCKET_GAPS_SCHEMA).to_pylist()
     if row["gaps"] < _ENOUGH_GAPS:
         return
-    if 2 * row["narrower"] > row["gaps"] or (row["matching"] == 0 and row["typical"] > bucket_seconds):
+    if 2 * row["narrower"] > row["series"] or (row["matching"] == 0 and row["typical"] > bucket_seconds):
         raise PipelineError(
             f"ClickHouse: successive telemetry buckets are {row['typical'] / 60:g} minutes apart, but "
             f"TELEMETRY_BUCKET_MINUTES is {bucket_seconds // 60}: set it to the width of the buckets"

@@ -18,7 +18,7 @@ from pipeline.operations.doctor.transport import check_transport
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse, reason
 from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE
 from pipeline.sources.extract import query_of
-from pipeline.sources.telemetry import check_bucket_width
+from pipeline.sources.telemetry import check_bucket_width, query_parameters
 
 CLICKHOUSE = Subject("ClickHouse")
 CONNECT_SECONDS = 5
@@ -106,7 +106,7 @@ def _visible_columns(client: Client) -> set[str]:
 
 def _query(client: Client, settings: Settings) -> Check:
     """Have the server plan each query: it finds functions and rights that are missing."""
-    parameters = {"as_of": datetime.now(UTC), "offsets": [0], "bucket_seconds": settings.bucket_seconds, "sites": []}
+    parameters = query_parameters(datetime.now(UTC), [0], settings.bucket_seconds, [])
     for view in (spec for spec in SPECS.values() if spec.engine == "clickhouse"):
         try:
             client.query(f"explain {query_of(view.name)}", parameters=parameters)

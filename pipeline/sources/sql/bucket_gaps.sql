@@ -1,6 +1,6 @@
 -- bucket_gaps: the distances in seconds between successive buckets of the series of a few assets.
 --
--- grain       one row; typical is the median distance
+-- grain       one row; narrower are the series in which most are less than the width, typical is the median distance
 -- source      ClickHouse of dCMMS: telemetry_aggregates
 -- parameters  as_of: the instant, in UTC, before which 90 d are looked at; bucket_seconds: the width that is set
 
@@ -15,7 +15,7 @@ sampled_assets as (
 ),
 
 series as (
-    select arrayDifference(arraySort(groupUniqArray(toUInt32(time_bucket)))) as distances
+    select arrayPopFront(arrayDifference(arraySort(groupUniqArray(toUInt32(time_bucket))))) as gaps_of_series
     from telemetry_aggregates
     where
         time_bucket > toDateTime({as_of:DateTime64(6, 'UTC')} - interval 90 day, 'UTC')
@@ -25,9 +25,11 @@ series as (
 )
 
 select
-    toInt64(count()) as gaps,
-    toInt64(countIf(gap < {bucket_seconds:UInt32})) as narrower,
-    toInt64(countIf(gap = {bucket_seconds:UInt32})) as matching,
-    toInt64(quantileExact(gap)) as typical
+    toInt64(sum(length(gaps_of_series))) as gaps,
+    toInt64(count()) as series,
+    toInt64(countIf(2 * arrayCount(gap -> gap < {bucket_seconds:UInt32}, gaps_of_series) > length(gaps_of_series)))
+        as narrower,
+    toInt64(sum(countEqual(gaps_of_series, {bucket_seconds:UInt32}))) as matching,
+    toInt64(quantileExactArray(gaps_of_series)) as typical
 from series
-array join arrayPopFront(distances) as gap
+where notEmpty(gaps_of_series)

@@ -1,0 +1,183 @@
+"""The availability of assets, time based, against the others of their site, from the power that all have reported.
+
+The idea is that of IEC 61400-26 and IEC TS 63019: where the site's own conditions or missing information keep an asset
+from producing, that is no downtime.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+POWER = pa.schema(
+    [
+        ("asset", pa.string()),
+        ("site", pa.string()),
+        ("metric", pa.uint8()),
+        ("peaks", pa.list_(pa.float64())),
+        ("early_peaks", pa.list_(pa.float64())),
+        ("starts", pa.list_(pa.uint32())),
+        ("averages", pa.list_(pa.float64())),
+    ]
+)
+"""Rows of assets, each at one site and under one name of power, the preferred one the lowest `metric`.
+
+`starts` (seconds since 1970) and `averages` (kW) are of buckets with power data, those of the last 30 d before the
+earliest instant at least. `peaks` are the largest averages (kW) of each day of 24 h before the last instant, the last
+day first, NULL without power data; `early_peaks` the same without the buckets that end in the next day.
+"""
+
+DAY = 86_400
+# In days.
+_WINDOWS = (7, 30)
+# So many buckets are judged at a time: memory depends on it, not on the fleet.
+_BUCKETS_AT_ONCE = 5_000_000
+
+
+@dataclass(frozen=True)
+class Instant:
+    """An as-of instant: how many days it lies before the last one, and the bounds of windows and buckets (s from 1970).
+
+    `ceiling` is the instant in whole seconds rounded up, from which windows reach back; `last_start` the latest start
+    of a bucket that has ended.
+    """
+
+    days_ago: int
+    ceiling: int
+    last_start: int
+
+
+def availabilities(power: pa.Table, instants: Sequence[Instant]) -> tuple[pa.Array, NDArray[np.float64]]:
+    """Return the assets of `power` and their availability: an array [instant, 7 d or 30 d, asset] of 0 to 1 or NaN.
+
+    `power` is a table as `POWER`. An asset produces in a bucket when its average is above 0 and above 1 % of its usual
+    daily peak. A bucket is productive for it when at least half of the others that have power data in it at its site
+    produce; it counts where at least two others have power data at that site in the 90 d. Availability is the share of
+    the productive buckets in which the asset produces, NaN where there is none.
+    """
+    if not power.num_rows:
+        return power["asset"].combine_chunks(), np.empty((len(instants), len(_WINDOWS), 0))
+    asset, site = (pc.dictionary_encode(power[name].combine_chunks()) for name in ("asset", "site"))
+    by_site = np.argsort(site.indices.to_numpy(), kind="stable")
+    series = _Series(
+        asset=asset.indices.to_numpy()[by_site],
+        site=site.indices.to_numpy()[by_site],
+        metric=power["metric"].to_numpy()[by_site],
+        peaks=_matrix(power["peaks"])[by_site],
+        early_peaks=_matrix(power["early_peaks"])[by_site],
+        assets=len(asset.dictionary),
+    )
+    lengths = pc.list_value_length(power["starts"]).to_numpy()[by_site]
+    judgements = [_judgement(series, instant.days_ago) for instant in instants]
+    # [instant, window, productive or also produced in, asset]
+    counts = np.zeros((len(instants), len(_WINDOWS), 2, series.assets), dtype=np.int64)
+    for first, end in _whole_sites(series.site, lengths):
+        buckets = _buckets(power.take(by_site[first:end]), series.site[first:end], first)
+        for number, instant in enumerate(instants):
+            counts[number] += _counts(series, buckets, judgements[number], instant)
+    with np.errstate(invalid="ignore"):
+        return asset.dictionary, counts[:, :, 1] / counts[:, :, 0]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The rows of `POWER` but for their buckets: numbers of asset and site, and peaks as [row, day], NaN for none."""
+
+    asset: NDArray[np.int32]
+    site: NDArray[np.int32]
+    metric: NDArray[np.uint8]
+    peaks: NDArray[np.float64]
+    early_peaks: NDArray[np.float64]
+    assets: int
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """As of an instant: which rows count, which of them are judged, and the power above which the asset produces."""
+
+    counts: NDArray[np.bool_]
+    is_judged: NDArray[np.bool_]
+    threshold: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Buckets:
+    """Buckets of some sites: the row of each, its start and average, and the number of its place: a start at a site."""
+
+    row: NDArray[np.int64]
+    start: NDArray[np.uint32]
+    average: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+
+def _matrix(lists: pa.ChunkedArray) -> NDArray[np.float64]:
+    flat: NDArray[np.float64] = pc.list_flatten(lists).to_numpy()
+    return flat.reshape(len(lists), -1)
+
+
+def _judgement(series: _Series, days_ago: int) -> _Judgement:
+    """Judge by the 90 d before the instant: the first of its days ends there, so what ends later is not in it."""
+    peaks = np.column_stack([series.early_peaks[:, days_ago], series.peaks[:, days_ago + 1 : days_ago + 90]])
+    has_power = ~np.isnan(peaks).all(axis=1)
+    preferred = np.full(series.assets, np.iinfo(np.uint8).max, dtype=np.uint8)
+    np.minimum.at(preferred, series.asset[has_power], series.metric[has_power])
+    counts = has_power & (series.metric == preferred[series.asset])
+    # of all sites of an asset together
+    peaks_of_assets = pd.DataFrame(peaks[counts]).groupby(series.asset[counts]).max()
+    threshold = np.full(series.assets, np.nan)
+    threshold[peaks_of_assets.index] = np.maximum(_lower_median(peaks_of_assets.to_numpy()) / 100, 0)
+    pairs = np.unique(series.site[counts].astype(np.int64) << 32 | series.asset[counts])
+    assets_at_site = np.bincount(pairs >> 32, minlength=series.site.max(initial=0) + 1)
+    return _Judgement(counts, counts & (assets_at_site[series.site] > 2), threshold[series.asset])
+
+
+def _lower_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the lower median of each row but for its NaN; NaN where there is nothing else."""
+    known = np.sum(~np.isnan(values), axis=1)
+    middle = np.maximum(known - 1, 0) // 2
+    lower: NDArray[np.float64] = np.sort(values, axis=1)[np.arange(len(values)), middle]  # NaN comes last
+    return lower
+
+
+def _whole_sites(site: NDArray[np.int32], buckets: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the end of groups of rows, sorted by site, of some `_BUCKETS_AT_ONCE` or one larger site."""
+    ends = np.flatnonzero(np.diff(site, append=-1)) + 1
+    before = np.concatenate([[0], np.cumsum(buckets, dtype=np.int64)])
+    first = 0
+    while first < len(site):
+        next_site = np.searchsorted(ends, first, side="right")
+        last_site = np.searchsorted(before[ends], before[first] + _BUCKETS_AT_ONCE, side="right") - 1
+        end = int(ends[max(next_site, last_site)])
+        yield first, end
+        first = end
+
+
+def _buckets(rows: pa.Table, site: NDArray[np.int32], first: int) -> _Buckets:
+    lengths = pc.list_value_length(rows["starts"]).to_numpy()
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    start = pc.list_flatten(rows["starts"]).to_numpy()
+    place, _ = pd.factorize(site[row].astype(np.int64) << 32 | start)
+    return _Buckets(row + first, start, pc.list_flatten(rows["averages"]).to_numpy(), place)
+
+
+def _counts(series: _Series, buckets: _Buckets, judgement: _Judgement, instant: Instant) -> NDArray[np.int64]:
+    """Return per asset the productive buckets and those of them in which it produced: [window, which, asset]."""
+    oldest = instant.ceiling - max(_WINDOWS) * DAY
+    taken = judgement.counts[buckets.row] & (buckets.start >= oldest) & (buckets.start <= instant.last_start)
+    row, start, place = buckets.row[taken], buckets.start[taken], buckets.place[taken]
+    produces = buckets.average[taken] > judgement.threshold[row]
+    others = np.bincount(place)[place] - 1
+    others_producing = np.bincount(place[produces], minlength=place.max(initial=0) + 1)[place] - produces
+    productive = judgement.is_judged[row] & (others > 0) & (2 * others_producing >= others)
+    asset = series.asset[row]
+    in_windows = [productive & (start >= instant.ceiling - days * DAY) for days in _WINDOWS]
+    return np.array(
+        [
+            [np.bincount(asset[which], minlength=series.assets) for which in (judged, judged & produces)]
+            for judged in in_windows
+        ]
+    )
