@@ -1,9 +1,10 @@
 """The ways into the databases give the same tables and refuse in one line; readers never see half a snapshot."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +19,14 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from data_sources import snapshots_of
 from dev.servers import PostgresServer
 from pipeline.base.errors import PipelineError
+from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, snapshot_schema
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, write_snapshot
 from pipeline.sources.clickhouse import connection_arguments, open_clickhouse
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry import extract_telemetry
-from tests.clickhouse_http import ClickHouseHttpFront
+from pipeline.sources.telemetry import AVAILABILITIES, extract_telemetry
+from tests.clickhouse_http import Answer, ClickHouseHttpFront, Statement
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 
@@ -83,7 +85,7 @@ def telemetry(settings: Settings) -> pa.Table:
 def test_http_and_the_embedded_engine_give_equal_tables(dcmms: Dcmms, front: ClickHouseHttpFront, path: str) -> None:
     embedded = telemetry(dcmms.settings)
     assert embedded.num_rows == 3
-    assert embedded.schema == SPECS["telemetry_features"].extracted_schema
+    assert embedded.drop_columns(list(AVAILABILITIES)).schema == SPECS["telemetry_features"].extracted_schema
     assert telemetry(settings_for(front, path)).equals(embedded)
 
 
@@ -105,6 +107,84 @@ def test_clickhouse_refusal_is_one_line_without_the_password(
     assert f"at {front.host}:{front.port}: " in said
     assert len(said.splitlines()) == 1
     assert not any(secret in said for secret in (WRONG, PASSWORD, quote(PASSWORD, safe="")))
+
+
+OUT_OF_MEMORY = b"Code: 241. DB::Exception: Query memory limit exceeded: would use 9.31 GiB. (MEMORY_LIMIT_EXCEEDED)"
+END_MARK = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+@pytest.fixture
+def breaking(front: ClickHouseHttpFront, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Have the front break its first answer of features, by a function of its body, or add headers to it."""
+
+    def break_first(harm: Callable[[bytes], bytes] = bytes, **headers: str) -> list[str]:
+        run, answers = front._engine.run, []
+
+        def harmed(statement: Statement) -> Answer:
+            answer = run(statement)
+            if "telemetry_rows" not in statement.sql:
+                return answer
+            assert answer.body.endswith(END_MARK)
+            answers.append(statement.sql)
+            if len(answers) > 1:
+                return answer
+            return replace(answer, body=harm(answer.body), headers=answer.headers | headers)
+
+        monkeypatch.setattr(front._engine, "run", harmed)
+        return answers
+
+    return break_first
+
+
+def without_end_mark(body: bytes) -> bytes:
+    return body.removesuffix(END_MARK)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OUT_OF_MEMORY,
+        b"__exception__\r\nabcdefghijklmnop\r\n" + OUT_OF_MEMORY + b"\r\n93 abcdefghijklmnop\r\n__exception__\r\n",
+    ],
+    ids=["plain", "tagged"],
+)
+def test_an_error_after_the_first_block_is_the_servers_message_and_final(
+    front: ClickHouseHttpFront, breaking: Callable[..., list[str]], error: bytes
+) -> None:
+    answers = breaking(lambda body: without_end_mark(body) + error)
+    with pytest.raises(PipelineError) as refusal, retrying_for(60):
+        telemetry(settings_for(front, "CLICKHOUSE_HOST"))
+    assert str(refusal.value).endswith(f": {OUT_OF_MEMORY.decode()}")
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("harm", "headers", "said"),
+    [
+        (without_end_mark, {}, "broke off after 3 rows: there is no end mark"),
+        (lambda body: body[: len(body) // 2], {}, "broke off after 0 rows: "),
+        (lambda body: body[:200], {}, "broke off after 0 rows: "),
+        (lambda body: b"", {}, "broke off after 0 rows: "),
+        (bytes, {"X-ClickHouse-Summary": '{"result_rows": "40"}'}, "broke off after 3 rows: the server has 40"),
+        (lambda body: without_end_mark(body) + OUT_OF_MEMORY.replace(b"241", b"209"), {}, "Code: 209. DB::Exception"),
+    ],
+    ids=["no end mark", "half a block", "half a schema", "nothing", "too few rows", "an error that passes"],
+)
+def test_an_answer_that_is_not_whole_is_asked_for_again(
+    dcmms: Dcmms,
+    front: ClickHouseHttpFront,
+    breaking: Callable[..., list[str]],
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[bytes], bytes],
+    headers: dict[str, str],
+    said: str,
+) -> None:
+    answers = breaking(harm, **headers)
+    with retrying_for(60):
+        read = telemetry(settings_for(front, "CLICKHOUSE_HOST"))
+    assert len(answers) == 2
+    assert said in caplog.text
+    assert read.equals(telemetry(dcmms.settings))
 
 
 @pytest.fixture

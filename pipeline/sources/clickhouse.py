@@ -1,9 +1,10 @@
 """Reading dCMMS's ClickHouse: Arrow streams over HTTP(S), or from the embedded engine."""
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,10 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 # TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, ALL_CONNECTION_TRIES_FAILED, KEEPER_EXCEPTION
 _PASSING_CODES = {202, 209, 210, 279, 999}
+# How a server that breaks off says why: as text after the blocks that it has sent.
+_SERVER_ERROR = re.compile(r"Code: (\d+)\. DB::Exception: [^\r\n]*")
+# So much of the end of an answer is kept to find that.
+_TAIL_BYTES = 16_384
 # Of a proxy before the server; the driver keeps the status in the text only.
 _PASSING_STATUS = re.compile(r"HTTP status 50[234]\b")
 
@@ -51,13 +56,68 @@ class ClickHouseSource:
         return attempts()(self._stream, query, parameters, schema)
 
     def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        settings = self._settings | {"output_format_arrow_string_as_string": 1}
         try:
-            with self.client.query_arrow_stream(query, parameters=dict(parameters), settings=self._settings) as blocks:
-                tables = [_cast(block, schema) for block in blocks]
+            source: Any = self.client.raw_stream(query, dict(parameters), settings, fmt="ArrowStream")
+            with closing(source):
+                table = self._whole(_Answer(source))
+            table = table.select(schema.names).cast(schema)
         except (ClickHouseError, HTTPError, OSError, pa.ArrowException) as error:
             raise _failure(error, f"ClickHouse {self.where}: {reason(error)}") from error
         fault_point("clickhouse: read")
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        return table
+
+    def _whole(self, answer: "_Answer") -> pa.Table:
+        """Return the rows of an answer that is complete.
+
+        Raises `PipelineError` where it ends in the server's message, and `Unavailable` where it just ends.
+        """
+        rows, why = 0, "there is no end mark"
+        try:
+            with pa.ipc.open_stream(answer) as reader:
+                table = reader.read_all()
+            rows = table.num_rows
+        except (HTTPError, OSError, pa.ArrowException) as error:
+            why = reason(error)
+        else:
+            if not answer.is_cut and rows >= answer.announced_rows:
+                return table
+            if answer.announced_rows > rows:
+                why = f"the server has {answer.announced_rows:,}"
+        if said := _SERVER_ERROR.search(answer.end()):
+            kind = Unavailable if int(said[1]) in _PASSING_CODES else PipelineError
+            raise kind(f"ClickHouse {self.where}: {first_line(Exception(said[0]))}")
+        raise Unavailable(f"ClickHouse {self.where}: the answer broke off after {rows:,} rows: {why}")
+
+
+class _Answer:
+    """The bytes of an answer, as Arrow reads them; the last ones are kept."""
+
+    closed = False
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._tail = b""
+        self.is_cut = False
+        summary = getattr(source, "headers", {}).get("X-ClickHouse-Summary", "{}")
+        self.announced_rows = int(json.loads(summary).get("result_rows", 0))
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes. Arrow reads no further than the end mark: with one it never meets the end."""
+        data: bytes = self._source.read(size) if size else b""
+        self.is_cut |= len(data) < size
+        self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return data
+
+    def end(self) -> str:
+        """Read to the end, as far as that goes, and return the last bytes as text."""
+        with suppress(HTTPError, OSError):
+            while self.read(1 << 20):
+                pass
+        return self._tail.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Leave the source open: it is closed where it was opened."""
 
 
 @contextmanager
@@ -160,8 +220,3 @@ def _certificates(settings: Settings) -> dict[str, str]:
     if "client_cert" in arguments and settings.clickhouse_password.get_secret_value():
         arguments["tls_mode"] = "strict"
     return arguments
-
-
-def _cast(block: pa.RecordBatch | pa.Table, schema: pa.Schema) -> pa.Table:
-    table = block if isinstance(block, pa.Table) else pa.Table.from_batches([block])
-    return table.select(schema.names).cast(schema)
