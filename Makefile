@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults bench docs \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -37,6 +37,9 @@ test-properties: $(INSTALLED) ## the features against an independent implementat
 test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, servers, disk and clock; 10 minutes
 	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
 
+test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
+	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
+
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -45,7 +48,7 @@ docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from t
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
-lint: lint-python lint-layers lint-sql ## style, the layers of the imports, the SQL
+lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types
 
 lint-python: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -56,7 +59,7 @@ lint-layers: $(INSTALLED)
 
 lint-sql: $(INSTALLED)
 	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
-		features/failure_within_7d.sql features/backfill/asset_features.sql features/backfill/work_order_features.sql
+		features/failure_within_7d.sql $$(ls features/shared/*.sql | grep -v /telemetry_)
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
 		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
 	@$(BIN)/sqlfluff lint --dialect duckdb pipeline/snapshots/as_of_join.sql pipeline/snapshots/features_of.sql
@@ -95,7 +98,7 @@ $(INSTALLED): requirements.lock requirements-dev.lock
 	@printf '  fetching '; \
 	{ $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps --no-compile --require-hashes \
 		-r requirements-dev.lock 2>$(VENV)/install.err && touch $@; } | { n=0; while read -r word _; do case $$word in \
-		Collecting | Requirement) n=$$((n + 1)); [ $$((n % 5)) != 0 ] || printf .;; \
+		Collecting | Processing | Requirement) n=$$((n + 1)); [ $$((n % 5)) != 0 ] || printf .;; \
 		Installing) printf ' unpacking';; \
 	esac; done; echo; }; \
 	[ -e $@ ] || { cat $(VENV)/install.err >&2; exit 1; }

@@ -18,11 +18,11 @@ REPOSITORY = Path(__file__).resolve().parent
 def data_dir() -> Path:
     """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
 
-    As for the job, the environment wins over `.env` (or the file that `FEATURE_STORE_ENV_FILE` names).
+    As for the job, the environment wins over `.env` (or the file that `FEATURE_STORE_ENV_FILE` names), and empty counts
+    as not set.
     """
     settings = dotenv_values(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env") | os.environ
-    directory = settings.get("FEATURE_DATA_DIR")
-    return (REPOSITORY / ("data" if directory is None else directory)).resolve()
+    return (REPOSITORY / (settings.get("FEATURE_DATA_DIR") or "data")).resolve()
 
 
 def snapshots_of(view: str) -> FileSource:

@@ -1,12 +1,15 @@
 """A feature store beside the developer's own on the local stack, so that a demo touches nothing but its own."""
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import redis
 import yaml
+from psycopg2 import sql
 
 from dev.servers import HOST
 from dev.stack import REPOSITORY, LocalStack, ensure_database
@@ -51,8 +54,12 @@ class SeparateStore:
         }
 
     def prepare(self) -> None:
-        """Create what is missing; forget earlier snapshots and online values."""
+        """Create what is missing; forget earlier snapshots, online values and that there were any."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        with closing(psycopg2.connect(self.stack.postgres.admin_url)) as connection:
+            connection.autocommit = True  # drop database runs in no transaction
+            statement = sql.SQL("drop database if exists {} with (force)")
+            connection.cursor().execute(statement.format(sql.Identifier(self.registry_database)))
         ensure_database(self.stack.postgres.admin_url, self.registry_database, "feast")
         self.feature_store_yaml.write_text(yaml.safe_dump(self._config(), sort_keys=False))
         shutil.rmtree(self.snapshots, ignore_errors=True)

@@ -50,7 +50,7 @@ asset_features = FeatureView(
             "asset_age_months",
             Int32,
             "months",
-            "Whole months since the installation; NULL without its date",
+            "Whole months since the installation; NULL without its date, or with a placeholder for one",
             window=AT_T,
         ),
         feature("total_work_orders", Int32, "count", "Work orders so far, without the cancelled ones", window=ALL_TIME),
@@ -60,7 +60,7 @@ asset_features = FeatureView(
             "days_since_last_maintenance",
             Int32,
             "days",
-            "Whole days since any maintenance was completed",
+            "Whole days since any maintenance was completed: at its end, its last task or its last edit",
             window=ALL_TIME,
         ),
         feature(
@@ -82,7 +82,7 @@ asset_features = FeatureView(
             "health_score",
             Float32,
             "points of 100",
-            "Recorded score of the last 7 d, else dCMMS's scoring rules",
+            "Latest recorded score of the last 7 d from 0 to 100, else dCMMS's scoring rules",
             window="7 d, 30 d, all time",
             null=NEVER,
         ),
@@ -92,7 +92,7 @@ asset_features = FeatureView(
             "installed_capacity_kw",
             Float64,
             "kW",
-            "Rated power; NULL where no readable figure is recorded",
+            "Rated power, of a number and W, kW, MW or GW (p, ac, dc); NULL where no readable figure is recorded",
             window=AT_T,
             above=0,
         ),
@@ -125,8 +125,7 @@ def with_health_score(assets: pa.Table, others: Mapping[str, pa.Table]) -> pa.Ta
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return a column as doubles with NaN for NULL."""
-    doubles: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    return doubles
+    return np.asarray(column.cast(pa.float64()), dtype=np.float64)
 
 
 spec = ViewSpec(

@@ -42,8 +42,8 @@ class ViewSpec:
     """A feature view with its SQL and what Python adds to the SQL's rows.
 
     The tags of the definition name the `engine` and the file of the `sql`; features/backfill/<view>.sql, where there is
-    one, reads many instants at once. The SQL returns event_timestamp, the key, the features but for those `computed` in
-    Python, the `inputs` of `complete`, and newest_source_at: the newest fact that a row rests on.
+    one, reads many instants at once. The SQL returns asset_id, event_timestamp, the features but for those that are
+    `computed` in Python, the `inputs` of `complete`, and newest_source_at: the newest fact that a row rests on.
 
     `every_asset` says that each asset that exists has a row, so that none may be missing.
     """
@@ -61,25 +61,20 @@ class ViewSpec:
         return self.definition.name
 
     @property
-    def key(self) -> str:
-        """The name of its join key."""
-        return self.definition.join_keys[0]
-
-    @property
     def engine(self) -> str:
         """The database that its SQL is for: `postgresql` or `clickhouse`."""
         return self.definition.tags["engine"]
 
     @cached_property
     def snapshot_schema(self) -> pa.Schema:
-        """The exact columns of a snapshot: key, event_timestamp, created (none of them NULL), the features in order.
+        """The exact columns of a snapshot: asset_id, event_timestamp, created (none of them NULL), then the features.
 
         Raises `KeyError` for a Feast type without an Arrow one.
         """
         features = [pa.field(field.name, _ARROW_TYPES[field.dtype]) for field in self.definition.features]
         return pa.schema(
             [
-                pa.field(self.key, pa.string(), nullable=False),
+                pa.field("asset_id", pa.string(), nullable=False),
                 pa.field("event_timestamp", TIMESTAMP, nullable=False),
                 pa.field("created", TIMESTAMP, nullable=False),
                 *features,
@@ -88,7 +83,7 @@ class ViewSpec:
 
     @cached_property
     def extracted_schema(self) -> pa.Schema:
-        """The columns that the SQL returns, the key first."""
+        """The columns that the SQL returns, asset_id first."""
         left_out = {"created", *self.computed}
         columns = [field for field in self.snapshot_schema if field.name not in left_out]
         return pa.schema([*columns, *self.inputs, pa.field("newest_source_at", TIMESTAMP)])

@@ -3,171 +3,197 @@
 -- grain       one row per as-of instant and asset that exists then
 -- source      PostgreSQL of dCMMS: assets, work_orders, work_order_tasks
 -- parameters  feature_store.as_of: the instants, ISO 8601 with zone, separated by commas; TimeZone: UTC, since
---             the columns without a zone hold UTC. In psql:
+--             the columns without a zone hold UTC. In psql, from this folder:
 --                 set timezone = 'UTC'; set feature_store.as_of = '2026-01-01T00:00:00Z';
+-- method      what is the same as of every instant is found once; the rest for one instant after the other
 -- owner       ml-platform@dcmms.example
+
+\set instants `cat shared/instants.sql`
+\set asset_facts `cat shared/asset_facts.sql`
+\set existing_assets `cat shared/existing_assets.sql`
+\set work_order_facts `cat shared/work_order_facts.sql`
+\set counted_work_orders `cat shared/counted_work_orders.sql`
 
 with
 
-instants as (
-    select unnest(string_to_array(current_setting('feature_store.as_of'), ','))::timestamptz as as_of
-),
+instants as (:instants),
 
-existing_assets as (
-    select
-        instants.as_of,
-        assets.id as asset_id
-    from instants
-    inner join assets on instants.as_of >= assets.created_at::timestamptz
-    where not (assets.status = 'decommissioned' and assets.updated_at::timestamptz <= instants.as_of)
-),
+asset_facts as (:asset_facts),
 
-completed_tasks as (
-    select
-        work_order_id,
-        max(completed_at)::timestamptz as completed_at
-    from work_order_tasks
-    group by work_order_id
-),
+work_order_facts as (:work_order_facts),
 
--- dCMMS often leaves actual_end empty: the last completed task, then the last edit, stand in for it
-work_order_facts as (
-    select
-        work_orders.id,
-        work_orders.asset_id,
-        work_orders.type,
-        work_orders.priority,
-        work_orders.type in ('corrective', 'emergency') as is_failure,
-        work_orders.created_at::timestamptz as created_at,
-        work_orders.scheduled_end::timestamptz as scheduled_end,
-        case when work_orders.status = 'cancelled' then work_orders.updated_at::timestamptz end as cancelled_at,
-        case
-            when work_orders.status in ('completed', 'closed')
-                then coalesce(
-                    work_orders.actual_end::timestamptz,
-                    completed_tasks.completed_at,
-                    work_orders.updated_at::timestamptz
-                )
-        end as completed_at
-    from work_orders
-    left join completed_tasks on work_orders.id = completed_tasks.work_order_id
-    where work_orders.asset_id is not null
-),
+counted_work_orders as (:counted_work_orders),
 
-counted_work_orders as (
-    select
-        instants.as_of,
-        facts.id,
-        facts.asset_id,
-        facts.type,
-        facts.priority,
-        facts.is_failure,
-        facts.created_at,
-        facts.scheduled_end,
-        instants.as_of - facts.created_at as age,
-        case when facts.completed_at <= instants.as_of then facts.completed_at end as completed_at
-    from instants
-    inner join work_order_facts as facts on instants.as_of >= facts.created_at
-    where facts.cancelled_at is null or facts.cancelled_at > instants.as_of
-),
+-- as of every instant ----------------------------------------------------------------------------------------
 
--- windows are (as_of - w, as_of]; a day is 24 hours
-counts as (
-    select
-        as_of,
-        asset_id,
-        count(*) filter (where age < interval '168 hours') as created_7d,
-        count(*) filter (where age < interval '720 hours') as created_30d,
-        count(*) filter (where age < interval '2160 hours') as created_90d,
-        count(*) filter (where age < interval '8760 hours') as created_365d,
-        count(*) filter (where type = 'corrective' and age < interval '168 hours') as corrective_7d,
-        count(*) filter (where type = 'corrective' and age < interval '720 hours') as corrective_30d,
-        count(*) filter (where type = 'corrective' and age < interval '2160 hours') as corrective_90d,
-        count(*) filter (where type = 'preventive' and age < interval '720 hours') as preventive_30d,
-        count(*) filter (where type = 'preventive' and age < interval '2160 hours') as preventive_90d,
-        count(*) filter (where type = 'emergency' and age < interval '720 hours') as emergency_30d,
-        count(*) filter (where type = 'emergency' and age < interval '2160 hours') as emergency_90d,
-        count(*) filter (where priority = 'critical' and age < interval '720 hours') as critical_30d,
-        count(*) filter (where priority = 'high' and age < interval '720 hours') as high_30d,
-        count(*) filter (where completed_at is not null and age < interval '720 hours') as completed_of_created_30d,
-        -- a completion before the creation is bad data: completed, but without a duration
-        avg(extract(epoch from completed_at - created_at)) filter (
-            where completed_at > as_of - interval '720 hours' and completed_at >= created_at
-        ) as completion_seconds_30d,
-        count(*) filter (
-            where
-            scheduled_end > as_of - interval '720 hours'
-            and scheduled_end <= as_of
-            and completed_at is null
-        ) as overdue_30d,
-        max(created_at) as last_at,
-        max(greatest(created_at, completed_at)) as newest_at,
-        max(created_at) filter (where type = 'corrective') as last_corrective_at,
-        max(created_at) filter (where type = 'preventive') as last_preventive_at
+-- what the windows up to 90 d hold, and the repairs of 30 d more
+recent_facts as (
+    select *
     from counted_work_orders
-    group by as_of, asset_id
+    where
+        greatest(created_at, completed_at, scheduled_end)
+        > (select min(since_90d) from instants) - interval '720 hours'
 ),
 
--- a failure repeats when it comes within 30 d of the completed repair of another one
+-- a failure repeats when it comes within 30 d of the completed repair of another one; that repair was counted then
+-- and always will be, so that it does not matter as of when one asks
 repeat_failures as (
-    select
-        failures.as_of,
-        failures.asset_id,
-        count(*) as total_90d
-    from counted_work_orders as failures
+    select failures.id
+    from recent_facts as failures
     where
         failures.is_failure
-        and failures.age < interval '2160 hours'
         and exists (
             select 1
-            from counted_work_orders as repairs
+            from recent_facts as repairs
             where
-                repairs.as_of = failures.as_of
-                and repairs.asset_id = failures.asset_id
+                repairs.asset_id = failures.asset_id
                 and repairs.id <> failures.id
                 and repairs.is_failure
                 and repairs.completed_at >= repairs.created_at
                 and repairs.completed_at <= failures.created_at
-                and repairs.completed_at >= failures.created_at - interval '720 hours'
+                and repairs.completed_at + interval '720 hours' >= failures.created_at
         )
-    group by failures.as_of, failures.asset_id
+),
+
+recent_work_orders as materialized (
+    select
+        facts.*,
+        repeat_failures.id is not null as is_repeat,
+        -- a completion before the creation is bad data: completed, but without a duration
+        case
+            when facts.completed_at >= facts.created_at then extract(epoch from facts.completed_at - facts.created_at)
+        end as completion_seconds
+    from recent_facts as facts
+    left join repeat_failures using (id)
+),
+
+histories as materialized (
+    select
+        asset_id,
+        counted_from,
+        counted_until,
+        completed_from,
+        case
+            when created_at <= (select min(since_365d) from instants) then '-infinity'
+            when created_at > (select max(since_365d) from instants) then 'infinity'
+            else created_at + interval '8760 hours'
+        end as within_365d_until,
+        count(*)::integer as total,
+        max(created_at) as last_at,
+        max(created_at) filter (where type = 'corrective') as last_corrective_at,
+        max(created_at) filter (where type = 'preventive') as last_preventive_at,
+        max(greatest(created_at, completed_at)) filter (where completed_at is not null) as last_completed_at
+    from counted_work_orders
+    group by asset_id, counted_from, counted_until, completed_from, within_365d_until
 )
 
-select
-    assets.as_of as event_timestamp,
-    assets.asset_id::text as asset_id,
-    -- created in the window
-    coalesce(counts.created_7d, 0)::integer as wo_count_7d,
-    coalesce(counts.created_30d, 0)::integer as wo_count_30d,
-    coalesce(counts.created_90d, 0)::integer as wo_count_90d,
-    coalesce(counts.created_365d, 0)::integer as wo_count_365d,
-    coalesce(counts.corrective_7d, 0)::integer as corrective_wo_count_7d,
-    coalesce(counts.corrective_30d, 0)::integer as corrective_wo_count_30d,
-    coalesce(counts.corrective_90d, 0)::integer as corrective_wo_count_90d,
-    coalesce(counts.preventive_30d, 0)::integer as preventive_wo_count_30d,
-    coalesce(counts.preventive_90d, 0)::integer as preventive_wo_count_90d,
-    coalesce(counts.emergency_30d, 0)::integer as emergency_wo_count_30d,
-    coalesce(counts.emergency_90d, 0)::integer as emergency_wo_count_90d,
-    -- completion
-    (counts.completion_seconds_30d / 3600)::real as avg_wo_completion_hours_30d,
-    coalesce(counts.overdue_30d, 0)::integer as overdue_wo_count_30d,
-    (100.0 * counts.completed_of_created_30d / nullif(counts.created_30d, 0))::real as wo_completion_rate_30d,
-    -- priority
-    coalesce(counts.critical_30d, 0)::integer as critical_wo_count_30d,
-    coalesce(counts.high_30d, 0)::integer as high_priority_wo_count_30d,
-    -- ratios
-    (3.0 * counts.created_30d / nullif(counts.created_90d, 0))::real as wo_count_trend_30d_vs_90d,
-    (1.0 * counts.corrective_30d / nullif(counts.created_30d, 0))::real as corrective_wo_ratio_30d,
-    coalesce(repeat_failures.total_90d, 0)::integer as repeat_failure_count_90d,
-    -- recency
-    floor(extract(epoch from assets.as_of - counts.last_at) / 86400)::integer as days_since_last_wo,
-    floor(extract(epoch from assets.as_of - counts.last_corrective_at) / 86400)::integer
-        as days_since_last_corrective_wo,
-    floor(extract(epoch from assets.as_of - counts.last_preventive_at) / 86400)::integer
-        as days_since_last_preventive_wo,
-    -- the newest fact that this row rests on
-    counts.newest_at as newest_source_at
-from existing_assets as assets
-left join counts using (as_of, asset_id)
-left join repeat_failures using (as_of, asset_id)
-order by event_timestamp, asset_id
+-- as of one instant ------------------------------------------------------------------------------------------
+
+select features.*
+from instants
+cross join lateral (
+    with
+
+    existing_assets as (:existing_assets),
+
+    created as (
+        select
+            asset_id,
+            count(*) filter (where created_at > instants.since_7d) as total_7d,
+            count(*) filter (where created_at > instants.since_30d) as total_30d,
+            count(*) as total_90d,
+            count(*) filter (where type = 'corrective' and created_at > instants.since_7d) as corrective_7d,
+            count(*) filter (where type = 'corrective' and created_at > instants.since_30d) as corrective_30d,
+            count(*) filter (where type = 'corrective') as corrective_90d,
+            count(*) filter (where type = 'preventive' and created_at > instants.since_30d) as preventive_30d,
+            count(*) filter (where type = 'preventive') as preventive_90d,
+            count(*) filter (where type = 'emergency' and created_at > instants.since_30d) as emergency_30d,
+            count(*) filter (where type = 'emergency') as emergency_90d,
+            count(*) filter (where priority = 'critical' and created_at > instants.since_30d) as critical_30d,
+            count(*) filter (where priority = 'high' and created_at > instants.since_30d) as high_30d,
+            count(*) filter (
+                where completed_at <= instants.as_of and created_at > instants.since_30d
+            ) as completed_30d,
+            count(*) filter (where is_repeat) as repeats_90d
+        from recent_work_orders
+        where
+            created_at > instants.since_90d
+            and created_at <= instants.as_of
+            and counted_until > instants.as_of
+        group by asset_id
+    ),
+
+    completed as (
+        select
+            asset_id,
+            avg(completion_seconds) / 3600 as mean_hours
+        from recent_work_orders
+        where completed_at > instants.since_30d and completed_at <= instants.as_of and created_at <= instants.as_of
+        group by asset_id
+    ),
+
+    overdue as (
+        select
+            asset_id,
+            count(*) as total
+        from recent_work_orders
+        where
+            scheduled_end > instants.since_30d
+            and scheduled_end <= instants.as_of
+            and created_at <= instants.as_of
+            and counted_until > instants.as_of
+            and (completed_at is null or completed_at > instants.as_of)
+        group by asset_id
+    ),
+
+    so_far as (
+        select
+            asset_id,
+            sum(total) filter (where within_365d_until > instants.as_of) as total_365d,
+            max(last_at) as last_at,
+            max(last_corrective_at) as last_corrective_at,
+            max(last_preventive_at) as last_preventive_at,
+            max(last_completed_at) filter (where completed_from <= instants.as_of) as last_completed_at
+        from histories
+        where counted_from <= instants.as_of and counted_until > instants.as_of
+        group by asset_id
+    )
+
+    select
+        instants.as_of as event_timestamp,
+        asset_id::text as asset_id,
+        -- created in the window
+        coalesce(created.total_7d, 0)::integer as wo_count_7d,
+        coalesce(created.total_30d, 0)::integer as wo_count_30d,
+        coalesce(created.total_90d, 0)::integer as wo_count_90d,
+        coalesce(so_far.total_365d, 0)::integer as wo_count_365d,
+        coalesce(created.corrective_7d, 0)::integer as corrective_wo_count_7d,
+        coalesce(created.corrective_30d, 0)::integer as corrective_wo_count_30d,
+        coalesce(created.corrective_90d, 0)::integer as corrective_wo_count_90d,
+        coalesce(created.preventive_30d, 0)::integer as preventive_wo_count_30d,
+        coalesce(created.preventive_90d, 0)::integer as preventive_wo_count_90d,
+        coalesce(created.emergency_30d, 0)::integer as emergency_wo_count_30d,
+        coalesce(created.emergency_90d, 0)::integer as emergency_wo_count_90d,
+        -- completion
+        completed.mean_hours::real as avg_wo_completion_hours_30d,
+        coalesce(overdue.total, 0)::integer as overdue_wo_count_30d,
+        (100::double precision * created.completed_30d / nullif(created.total_30d, 0))::real as wo_completion_rate_30d,
+        -- priority
+        coalesce(created.critical_30d, 0)::integer as critical_wo_count_30d,
+        coalesce(created.high_30d, 0)::integer as high_priority_wo_count_30d,
+        -- ratios
+        (3::double precision * created.total_30d / created.total_90d)::real as wo_count_trend_30d_vs_90d,
+        (created.corrective_30d::double precision / nullif(created.total_30d, 0))::real as corrective_wo_ratio_30d,
+        coalesce(created.repeats_90d, 0)::integer as repeat_failure_count_90d,
+        -- recency; between two instants, days are of 24 hours
+        extract(day from instants.as_of - so_far.last_at)::integer as days_since_last_wo,
+        extract(day from instants.as_of - so_far.last_corrective_at)::integer as days_since_last_corrective_wo,
+        extract(day from instants.as_of - so_far.last_preventive_at)::integer as days_since_last_preventive_wo,
+        -- the newest fact that this row rests on
+        nullif(greatest(so_far.last_at, so_far.last_completed_at, '0001-01-01'), '0001-01-01') as newest_source_at
+    from existing_assets
+    left join created using (asset_id)
+    left join completed using (asset_id)
+    left join overdue using (asset_id)
+    left join so_far using (asset_id)
+) as features

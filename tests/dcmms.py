@@ -6,11 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import psycopg2.extras
+import pyarrow as pa
+import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from pipeline.base.settings import Settings
+from pipeline.base.specs import TIMESTAMP
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
@@ -106,7 +109,7 @@ class Dcmms:
         self.insert("assets", [plain | columns])
         return key
 
-    def work_order(self, asset: UUID | None, created_at: datetime, **columns: Any) -> None:
+    def work_order(self, asset: UUID | None, created_at: datetime | str, **columns: Any) -> None:
         """Insert an open corrective work order; `updated_at` is its creation unless named."""
         plain = {
             "tenant_id": TENANT,
@@ -121,14 +124,14 @@ class Dcmms:
         }
         self.insert("work_orders", [plain | columns])
 
-    def task(self, work_order: UUID, completed_at: datetime | None) -> None:
+    def task(self, work_order: UUID, completed_at: datetime | str | None) -> None:
         """Insert a task of a work order."""
         self.insert(
             "work_order_tasks",
             [{"work_order_id": work_order, "task_order": 1, "title": "Task", "completed_at": completed_at}],
         )
 
-    def alert(self, asset: UUID | None, triggered_at: datetime, severity: str = "high") -> None:
+    def alert(self, asset: UUID | None, triggered_at: datetime | str, severity: str = "high") -> None:
         """Insert an active alert."""
         self.insert(
             "alerts",
@@ -145,7 +148,7 @@ class Dcmms:
             ],
         )
 
-    def score(self, asset: UUID, calculated_at: datetime, score: int) -> None:
+    def score(self, asset: UUID, calculated_at: datetime | str, score: int) -> None:
         """Insert a recorded health score, whose times are naive in both variants."""
         self.insert(
             "asset_health_scores",
@@ -159,12 +162,15 @@ class Dcmms:
         )
 
     def extract(self, view: str, as_of: datetime = T) -> list[dict[str, Any]]:
-        """Return the rows that the SQL of `view` gives as of `as_of`, ordered by asset."""
+        """Return the rows that the SQL of `view` gives as of `as_of`, ordered by asset; a backfill gives the same."""
         if view == "telemetry_features":
             with open_clickhouse(self.settings) as source:
                 return extract_telemetry(source, view, as_of, self.settings.bucket_seconds).to_pylist()
         with open_postgres(self.settings) as source:
-            return extract.extract_postgres(source, view, as_of).to_pylist()
+            table = extract.extract_postgres(source, view, as_of).sort_by("asset_id")
+            history = extract.read_postgres(source, view, [as_of - timedelta(days=30), as_of]).sort_by("asset_id")
+        assert history.filter(pc.equal(history["event_timestamp"], pa.scalar(as_of, TIMESTAMP))).equals(table)
+        return table.to_pylist()
 
     def column(self, view: str, feature: str, as_of: datetime = T) -> list[Any]:
         """Return one feature of all assets, in the order of their numbers."""

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from tests.dcmms import bucket
-from tests.reference import ALIASES, DAY, EPOCH, Fleet, Row
+from tests.reference import ALIASES, DAY, EPOCH, Fleet, Instant, Row
 
 # How many fleets each property is tried on. The same ones are drawn in every run: a larger number adds to them.
 FLEETS = int(os.environ.get("PROPERTY_FLEETS", "20"))
@@ -70,6 +70,9 @@ MOMENTS = tuple(
         "2024-11-03T06:00:00Z",
         "2025-01-01T00:00:00Z",
         "2024-12-31T23:00:00.5Z",
+        "2024-02-29T10:30:00Z",
+        "2025-03-30T00:45:00Z",
+        "2025-11-02T05:30:00Z",
     )
 )
 
@@ -82,13 +85,26 @@ CAPACITIES = (
     "55", "2050.5", "1e3", "1e400", "0", "-5", "0.001", "null", "true", "[55]", '{"kW": 55}',
     '"55 kW"', '"2.05 MW"', '"500000w"', '"  75  KW "', '"80kw"', '"120"', '"1e3 kW"', '".5"', '"55."', '"+55"',
     '"0 kW"', '"-5 kW"', '"55 hp"', '"kW"', '""', '"2,05 MW"', '"55 kW peak"', '"1.2.3"', '"NaN"', '"Infinity"',
-    '"0x10"', '"5_5"', '"1e-400"', '"1e400"', '"55 kWh"', '"1 GW"',
+    '"0x10"', '"5_5"', '"1e-400"', '"1e400"', '"55 kWh"', '"1 GW"', '"500 kVA"', '"500 kW p"', '"5 p"',
 )  # fmt: skip
+FIGURES = ("400", "0.5", "1e3", "+5", ".5", "3.", "1E-2", "2,5")
+BLANKS = ("", " ", " ", "\u00a0", "\\u2009", "\\t \\u00a0", "\\n", "\u202f")
+UNITS = ("", "W", "kW", "KW", "MW", "gw", "kWp", "MWP", "Wp", "kWac", "GWAC", "mwdc", "kWpp", "kVA", "\u212aW")
 NO_OBJECTS = ("{}", "[]", "null", "17", '"ratedPowerKw"', '{"other": 1}')
 NO_JSON = ("", "not JSON", '{"ratedPowerKw": 55', "{'ratedPowerKw': 55}", '{"ratedPowerKw": NaN}')
 
 METRICS = tuple(name for names in ALIASES.values() for name in names)
 UNKNOWN_METRICS = ("humidity", "Power_kW", "")
+
+
+INFINITIES = ("infinity", "-infinity")
+PLACEHOLDERS = tuple(datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1900, 1970))
+
+
+@st.composite
+def stored(draw: st.DrawFn, instant: datetime | None) -> Instant:
+    """Draw an instant as a column may hold it: now and then an infinity stands there instead."""
+    return draw(st.sampled_from((*(instant,) * 22, *INFINITIES)))
 
 
 def rarely(value: st.SearchStrategy[Any], otherwise: Any) -> st.SearchStrategy[Any]:
@@ -154,17 +170,21 @@ def assets(draw: st.DrawFn, key: UUID, tenant: UUID, site: UUID, as_of: datetime
         "installation_date": draw(installation_dates(as_of)),
         "specifications": draw(json_texts("ratedPowerKw")),
         "metadata": draw(json_texts("installed_capacity_kw")),
-        "created_at": created,
-        "updated_at": draw(rarely(instants(as_of), created)),
+        "created_at": draw(stored(created)),
+        "updated_at": draw(stored(draw(rarely(instants(as_of), created)))),
     }
 
 
 @st.composite
-def installation_dates(draw: st.DrawFn, as_of: datetime) -> datetime | None:
-    """Draw none, an anniversary in months of T (or a little beside it), a month's end, or an instant."""
-    kind = draw(st.sampled_from(("none", "months", "end", "instant")))
+def installation_dates(draw: st.DrawFn, as_of: datetime) -> Instant:
+    """Draw none, an anniversary in months of T (or a little beside it), a month's end, an instant or no real date."""
+    kind = draw(st.sampled_from(("none", "months", "months", "end", "instant", "placeholder", "infinite")))
     if kind == "none":
         return None
+    if kind == "infinite":
+        return draw(st.sampled_from(INFINITIES))
+    if kind == "placeholder":
+        return draw(st.sampled_from(PLACEHOLDERS)) + draw(st.sampled_from((timedelta(0), DAY - MICROSECOND, DAY)))
     if kind == "instant":
         return draw(instants(as_of))
     years, months = divmod(draw(st.sampled_from((0, 1, 6, 7, 12, 24, 25, 60, 61, 300))), 12)
@@ -178,9 +198,12 @@ def installation_dates(draw: st.DrawFn, as_of: datetime) -> datetime | None:
 @st.composite
 def json_texts(draw: st.DrawFn, key: str) -> str:
     """Draw the text of a JSON column: an object with a rated power, something else, or no JSON."""
-    kind = draw(st.sampled_from(("plain", "capacity", "capacity", "no object", "no json")))
+    kind = draw(st.sampled_from(("plain", "capacity", "spelled", "no object", "no json")))
     if kind == "plain":
         return "{}"
+    if kind == "spelled":
+        parts = [draw(st.sampled_from(choices)) for choices in (BLANKS, FIGURES, BLANKS, UNITS, BLANKS)]
+        return f'{{"{key}": "{"".join(parts)}"}}'
     if kind == "capacity":
         return f'{{"note": "a \\" b", "{key}": {draw(st.sampled_from(CAPACITIES))}}}'
     return draw(st.sampled_from(NO_OBJECTS if kind == "no object" else NO_JSON))
@@ -205,16 +228,19 @@ def work_orders(
         "type": draw(st.sampled_from(WORK_ORDER_TYPES)),
         "priority": draw(st.sampled_from(PRIORITIES)),
         "status": draw(st.sampled_from(WORK_ORDER_STATUSES)),
-        "scheduled_end": draw(optional_instants(as_of)),
-        "actual_start": draw(st.sampled_from((None, created))),
-        "actual_end": ended,
+        "scheduled_end": draw(stored(draw(optional_instants(as_of)))),
+        "actual_start": draw(stored(draw(st.sampled_from((None, created))))),
+        "actual_end": draw(stored(ended)),
         "created_by": key,
-        "created_at": created,
-        "updated_at": updated,
+        "created_at": draw(stored(created)),
+        "updated_at": draw(stored(updated)),
     }
+    done = [
+        draw(stored(draw(optional_instants(as_of, [created, updated]))))
+        for _ in range(draw(st.sampled_from((0, 0, 1, 2))))
+    ]
     tasks = [
-        {"work_order_id": key, "task_order": number, "completed_at": draw(optional_instants(as_of, [created, updated]))}
-        for number in range(draw(st.sampled_from((0, 0, 1, 2))))
+        {"work_order_id": key, "task_order": number, "completed_at": instant} for number, instant in enumerate(done)
     ]
     return work_order, tasks
 
@@ -229,7 +255,7 @@ def alerts(draw: st.DrawFn, asset: Row | None, as_of: datetime) -> Row:
         "title": "Alert",
         "severity": draw(st.sampled_from(SEVERITIES)),
         "status": draw(st.sampled_from(ALERT_STATUSES)),
-        "triggered_at": draw(instants(as_of)),
+        "triggered_at": draw(stored(draw(instants(as_of)))),
     }
 
 
@@ -237,8 +263,9 @@ def alerts(draw: st.DrawFn, asset: Row | None, as_of: datetime) -> Row:
 def scores(draw: st.DrawFn, asset: Row, as_of: datetime) -> list[Row]:
     """Draw recorded health scores of an asset, one at an instant: nothing tells which of two would be the latest."""
     times = draw(rarely(st.lists(instants(as_of), max_size=3, unique=True), []))
+    points = st.integers(0, 100) | st.sampled_from((-1, 101, 110, -(2**31), 2**31 - 1))
     return [
-        {"asset_id": asset["id"], "score": draw(st.integers(0, 100)), "category": "fair", "calculated_at": instant}
+        {"asset_id": asset["id"], "score": draw(points), "category": "fair", "calculated_at": draw(stored(instant))}
         for instant in times
     ]
 
@@ -406,7 +433,7 @@ def fleets(draw: st.DrawFn, number: int, as_of: datetime, width: timedelta) -> F
         completions: list[datetime] = []
         for _ in range(draw(st.sampled_from((0, 1, 2, 4, 6)))):
             work_order, tasks = draw(work_orders(key("work", len(fleet.work_orders)), asset, as_of, completions))
-            completions += [work_order["actual_end"]] if work_order["actual_end"] else []
+            completions += [work_order["actual_end"]] if isinstance(work_order["actual_end"], datetime) else []
             fleet.work_orders.append(work_order)
             fleet.tasks.extend(tasks)
         for copy in range(draw(rarely(st.sampled_from((3, 10, 30)), 0)) if fleet.work_orders else 0):
@@ -437,6 +464,9 @@ class Batch:
 
     def __repr__(self) -> str:  # of a failing example: all rows would fill a book
         return f"{len(self.fleets)} fleets as of {self.instants}, buckets of {self.width}"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(repr(self))
 
 
 @st.composite
@@ -475,7 +505,7 @@ def as_stored(fleet: Fleet, variant: str) -> Fleet:
     assets = [
         asset
         | {
-            "installation_date": asset["installation_date"] and midnight(asset["installation_date"]),
+            "installation_date": midnight(asset["installation_date"]),
             **{column: "{}" for column in ("specifications", "metadata") if asset[column] in NO_JSON},
         }
         for asset in fleet.assets
@@ -483,6 +513,8 @@ def as_stored(fleet: Fleet, variant: str) -> Fleet:
     return replace(fleet, assets=assets)
 
 
-def midnight(instant: datetime) -> datetime:
-    """Return the start of the instant's day in UTC."""
-    return datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
+def midnight(instant: Instant) -> Instant:
+    """Return the start of the instant's day in UTC, and what is no instant as it is."""
+    return (
+        instant if not isinstance(instant, datetime) else datetime(instant.year, instant.month, instant.day, tzinfo=UTC)
+    )

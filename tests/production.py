@@ -23,11 +23,11 @@ from data_sources import snapshots_of
 from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, _postgres_bin, free_port
 from dev.stack import ensure_database
-from entities import asset, site, work_order
 from pipeline import REPOSITORY
-from pipeline.base.specs import SERVICES, VIEWS
+from pipeline.base.specs import VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests.dcmms import SITE, TENANT, asset_key, bucket
+from tests.stores import register
 
 DATABASE = "dcmms_production"
 REGISTRY = "feast_production"
@@ -94,12 +94,12 @@ class Production:
             monkeypatch.setenv(name, value)
 
     def register(self) -> None:
-        """Register the definitions as `feast apply` does, in the environment of now."""
+        """Register the definitions as `feast apply` does, in the environment of now; nothing has been published yet."""
         views = [view.__copy__() for view in VIEWS.values()]
         for view in views:
             view.batch_source = snapshots_of(view.name)
         with open_feature_store() as store:
-            store.apply([asset, work_order, site, *views, *SERVICES.values()])
+            register(store, views)
 
 
 @contextmanager

@@ -10,13 +10,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 Row = dict[str, Any]
 Number = int | float
+# Of a row: a time, none, or one of PostgreSQL's two infinities as text.
+Instant = datetime | str | None
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -26,6 +28,14 @@ LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 FAILURE_TYPES = ("corrective", "emergency")
 MAINTENANCE_TYPES = ("preventive", "predictive", "corrective", "emergency")
+
+# Around the number and the unit of a rated power: blank, tab, no-break space, thin space.
+BLANKS = " \t\u00a0\u2009"
+UNITS = {"": 1.0, "w": 0.001, "kw": 1.0, "mw": 1000.0, "gw": 1_000_000.0}
+UNITS |= {f"{unit}{of}": factor for unit, factor in UNITS.items() if unit for of in ("p", "ac", "dc")}
+
+# What stands for an unknown date in databases that must have one.
+PLACEHOLDERS = (date(1, 1, 1), date(1900, 1, 1), date(1970, 1, 1))
 
 # The names of one quantity, first choice first.
 ALIASES = {
@@ -112,17 +122,28 @@ def reference_features(fleet: Fleet, as_of: datetime, width_seconds: int) -> dic
 # ---- what is known as of T --------------------------------------------------------------------------------------
 
 
+def known(instant: Instant) -> datetime | None:
+    """Return an instant, None where it is missing or infinite."""
+    return instant if isinstance(instant, datetime) else None
+
+
+def by(instant: Instant, as_of: datetime) -> bool:
+    """Tell whether an instant is known to lie at or before `as_of`."""
+    found = known(instant)
+    return found is not None and found <= as_of
+
+
 def exists(asset: Row, as_of: datetime) -> bool:
-    decommissioned = asset["status"] == "decommissioned" and asset["updated_at"] <= as_of
-    return asset["created_at"] <= as_of and not decommissioned
+    decommissioned = asset["status"] == "decommissioned" and by(asset["updated_at"], as_of)
+    return by(asset["created_at"], as_of) and not decommissioned
 
 
 def jobs_of(fleet: Fleet, asset_id: UUID, as_of: datetime) -> list[Job]:
     """Return the counted work orders of an asset."""
     jobs = []
     for work_order in fleet.work_orders:
-        cancelled = work_order["status"] == "cancelled" and work_order["updated_at"] <= as_of
-        if work_order["asset_id"] != asset_id or work_order["created_at"] > as_of or cancelled:
+        cancelled = work_order["status"] == "cancelled" and by(work_order["updated_at"], as_of)
+        if work_order["asset_id"] != asset_id or not by(work_order["created_at"], as_of) or cancelled:
             continue
         completed = completed_at(work_order, fleet.tasks)
         jobs.append(
@@ -131,8 +152,8 @@ def jobs_of(fleet: Fleet, asset_id: UUID, as_of: datetime) -> list[Job]:
                 type=work_order["type"],
                 priority=work_order["priority"],
                 created=work_order["created_at"],
-                completed=completed if completed is not None and completed <= as_of else None,
-                scheduled_end=work_order["scheduled_end"],
+                completed=completed if by(completed, as_of) else None,
+                scheduled_end=known(work_order["scheduled_end"]),
             )
         )
     return jobs
@@ -142,18 +163,22 @@ def completed_at(work_order: Row, tasks: list[Row]) -> datetime | None:
     """Return when the work order was completed, which may be after T; None in a status that says it is not."""
     if work_order["status"] not in ("completed", "closed"):
         return None
-    if work_order["actual_end"] is not None:
+    if known(work_order["actual_end"]) is not None:
         return work_order["actual_end"]
+    edited = known(work_order["updated_at"])
+    if edited is None:
+        return None
     done = [
         task["completed_at"]
         for task in tasks
-        if task["work_order_id"] == work_order["id"] and task["completed_at"] is not None
+        if task["work_order_id"] == work_order["id"] and by(task["completed_at"], edited)
     ]
-    return max(done) if done else work_order["updated_at"]
+    return max(done, default=edited)
 
 
-def within(instant: datetime | None, as_of: datetime, days: int) -> bool:
-    return instant is not None and as_of - days * DAY < instant <= as_of
+def within(instant: Instant, as_of: datetime, days: int) -> bool:
+    found = known(instant)
+    return found is not None and as_of - days * DAY < found <= as_of
 
 
 def days_since(instants: Iterable[datetime], as_of: datetime) -> int | None:
@@ -179,7 +204,7 @@ def asset_features(fleet: Fleet, asset: Row, jobs: list[Job], capacity: float | 
         "tenant_id": str(asset["tenant_id"]),
         "site_id": str(asset["site_id"]),
         "asset_type": asset["type"],
-        "asset_status": asset["status"] if asset["updated_at"] <= as_of else None,
+        "asset_status": asset["status"] if by(asset["updated_at"], as_of) else None,
         "asset_age_months": None if installed is None else whole_months(installed, as_of),
         "total_work_orders": len(jobs),
         "corrective_work_orders": sum(job.type == "corrective" for job in jobs),
@@ -197,8 +222,10 @@ def asset_features(fleet: Fleet, asset: Row, jobs: list[Job], capacity: float | 
 
 
 def installed_at(asset: Row, as_of: datetime) -> datetime | None:
-    installed = asset["installation_date"]
-    return None if installed is None or installed > as_of else installed
+    installed = known(asset["installation_date"])
+    if installed is None or installed > as_of or installed.date() in PLACEHOLDERS:
+        return None
+    return installed
 
 
 def whole_months(start: datetime, end: datetime) -> int:
@@ -268,10 +295,12 @@ def kilowatts(value: Any) -> float | None:
         return float(value)
     if not isinstance(value, str):
         return None
-    match = re.fullmatch(r"\s*\+?((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(kw|w|mw|)\s*", value, re.IGNORECASE)
-    if match is None:
+    text = value.strip(BLANKS)
+    number = re.match(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE | re.ASCII)
+    unit = text[number.end() :].strip(BLANKS) if number else "?"
+    if not unit.isascii() or unit.lower() not in UNITS:
         return None
-    return float(match[1]) * {"": 1, "kw": 1, "w": 0.001, "mw": 1000}[match[2].lower()]
+    return float(number[0]) * UNITS[unit.lower()]
 
 
 # ---- health_score -----------------------------------------------------------------------------------------------
@@ -283,7 +312,7 @@ def health_score(
     recorded = [
         (score["calculated_at"], score["score"])
         for score in fleet.scores
-        if score["asset_id"] == asset_id and within(score["calculated_at"], as_of, 7)
+        if score["asset_id"] == asset_id and within(score["calculated_at"], as_of, 7) and 0 <= score["score"] <= 100
     ]
     if recorded:
         return float(max(recorded)[1])

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import yaml
-from feast import FeatureView, FileSource
+from feast import FeatureStore, FeatureView, FileSource
 
 from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
@@ -13,6 +13,7 @@ from entities import asset, site, work_order
 from pipeline import REPOSITORY
 from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.registry.feast_store import open_feature_store
+from pipeline.snapshots.upkeep import MARKER
 
 
 def write_feature_store_yaml(directory: Path, postgres: PostgresServer, redis: RedisServer, registry: str) -> Path:
@@ -37,12 +38,18 @@ def set_online_store(path: Path, **options: object) -> None:
 def apply_definitions(path: Path, data_dir: Path | None = None) -> None:
     """Register the definitions, as `feast apply` does, without its seconds of imports.
 
-    With `data_dir` the snapshots of their sources are there.
+    With `data_dir` the snapshots of their sources are there. What was published before is forgotten.
     """
     views = [_with_snapshots_in(data_dir, view) if data_dir else view for view in VIEWS.values()]
-    services = [] if data_dir else list(SERVICES.values())
     with open_feature_store(path) as store:
-        store.apply([asset, work_order, site, *views, *services])
+        register(store, views)
+
+
+def register(store: FeatureStore, views: list[FeatureView]) -> None:
+    """Register `views` and all else that is defined, as if nothing had been published yet."""
+    for view in store.list_feature_views():
+        store.delete_feature_view(view.name)
+    store.apply([asset, work_order, site, *views, *SERVICES.values()])
 
 
 def _with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
@@ -55,6 +62,11 @@ def _with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
         created_timestamp_column="created",
     )
     return copy
+
+
+def is_written(path: Path) -> bool:
+    """Return whether `path`, below a data directory, is a file of rows, or one that is left unfinished."""
+    return path.is_file() and path.name != MARKER
 
 
 def online_values(path: Path, features: list[str], assets: list[UUID]) -> dict[str, list[Any]]:

@@ -188,7 +188,8 @@ def test_several_instants_give_the_rows_of_each(dcmms: Dcmms) -> None:
     dcmms.work_order(asset, ago(40), status="completed", actual_end=ago(20))
     instants = [ago(50), ago(30), T]
     with open_postgres(dcmms.settings) as source:
-        rows = source.copy(query_of(VIEW), instants, SPECS[VIEW].extracted_schema).to_pylist()
+        table = source.copy(query_of(VIEW), instants, SPECS[VIEW].extracted_schema)
+    rows = table.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")]).to_pylist()
     assert rows == [row for instant in instants for row in dcmms.extract(VIEW, instant)]
     assert [row["mttr_hours"] for row in rows] == [None, None, 480.0, None]
 
@@ -250,8 +251,13 @@ COMPLETIONS: list[tuple[str, datetime | None, list[datetime | None], datetime, i
     # at T and after it
     ("completed", T, [], T, 0),
     ("completed", T + MICROSECOND, [ago(2)], ago(1), None),
-    ("completed", None, [ago(3), T], ago(1), 0),
-    ("completed", None, [ago(3), T + MICROSECOND], ago(1), None),
+    ("completed", None, [ago(3), T], T, 0),
+    ("completed", None, [ago(3), T + MICROSECOND], T + MICROSECOND, None),
+    # a task that was done after the last edit is no fact about the closing
+    ("closed", None, [ago(7), ago(1)], ago(1), 1),
+    ("closed", None, [ago(7), ago(1) + MICROSECOND], ago(1), 7),
+    ("closed", None, [ago(7), ago(-1)], ago(1), 7),
+    ("closed", None, [ago(-1)], ago(8), 8),
     ("completed", None, [], T, 0),
     ("completed", None, [], T + MICROSECOND, None),
     # edited after T: the completion was before
@@ -443,6 +449,12 @@ def test_recorded_score_of_7_days(dcmms: Dcmms) -> None:
         ({outside[1]: 43}, None),
         ({ago(3): 60, ago(2): 50, ago(4): 70, ago(8): 80, ago(-1): 90}, 50.0),
         ({ago(1): 0}, 0.0),
+        ({ago(1): 100}, 100.0),
+        # out of 0 to 100 it is passed over, wherever it lies
+        ({ago(1): 110, ago(2): 50, ago(3): 60}, 50.0),
+        ({ago(1): -1, ago(2): 101, ago(3): 60, ago(-1): 500}, 60.0),
+        ({ago(1): 110, ago(8): 50}, None),
+        ({ago(1): -(2**31), ago(2): 2**31 - 1}, None),
     ]
     for number, (scores, _) in enumerate(cases):
         asset = dcmms.asset(number)
@@ -500,7 +512,21 @@ FIGURES: dict[str, float | None] = {
     '" 1.5mw "': 1500.0,
     '"900000 W"': 900.0,
     '"900000w"': 900.0,
-    '"\\t+55 KW\\n"': 55.0,
+    '"\\t+55 KW\\t"': 55.0,
+    '"400 kWp"': 400.0,
+    '"0.5 MWp"': 500.0,
+    '"500 kWac"': 500.0,
+    '"500KWDC"': 500.0,
+    '"1.5 GWp"': 1_500_000.0,
+    '"900 Wp"': 0.9,
+    '"12\\u00a0kW"': 12.0,
+    '"\\u2009 12\\u2009\\u00a0MW "': 12_000.0,
+    '"+5"': 5.0,
+    '"3."': 3.0,
+    '"1e3"': 1000.0,
+    '"1E+3 kW"': 1000.0,
+    "1e-40": 1e-40,
+    '"1e-40"': 1e-40,
     '".5 MW"': 500.0,
     '"2.5e3"': 2500.0,
     "0": None,
@@ -513,6 +539,16 @@ FIGURES: dict[str, float | None] = {
     '"55 hp"': None,
     '"55 kWh"': None,
     '"55 kW peak"': None,
+    '"500 kVA"': None,
+    '"500 kW p"': None,
+    '"500 p"': None,
+    '"500 kWpac"': None,
+    '"12\\u202fkW"': None,
+    '"12\\nkW"': None,
+    '"12\\u212aW"': None,  # the sign of kelvin is no K
+    '"\\u0661\\u0662 kW"': None,
+    '"1\\u00a0000 kW"': None,
+    f'"1.{"0" * 20_000} kW"': None,  # more digits than a numeric has
     '"55 / 60 kW"': None,
     '"2,05 MW"': None,
     '"NaN"': None,

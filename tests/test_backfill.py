@@ -22,6 +22,7 @@ from pipeline.runs import backfill as product
 from pipeline.runs.backfill import chunks_of, instants_between
 from pipeline.runs.one_instant import materialize
 from pipeline.snapshots.files import snapshot_path
+from pipeline.snapshots.upkeep import keep_up
 
 # The fleet's telemetry ends at END, late buckets and all; it starts 45 days before.
 END = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,6 +126,28 @@ def test_interrupted_backfill_continues(environment: Path, monkeypatch: pytest.M
     assert contents(environment) == complete
     assert invoke(*arguments, "--overwrite").stdout.startswith("6 instants written, 0 already there")
     assert contents(environment).keys() == complete.keys()
+
+
+def test_snapshots_of_an_older_definition_are_written_again(environment: Path) -> None:
+    arguments = ["--start", "2025-12-20", "--end", "2025-12-26"]
+    assert invoke(*arguments).exit_code == 0
+    written = {path: pq.read_table(path, partitioning=None) for path in environment.rglob("*.parquet")}
+    for day, view in (
+        (20, "asset_features"),
+        (22, "asset_features"),
+        (22, "telemetry_features"),
+        (25, "asset_features"),
+    ):
+        path = snapshot_path(environment, view, datetime(2025, 12, day, tzinfo=UTC))
+        pq.write_table(written[path].drop_columns([written[path].column_names[-1]]), path)
+    snapshot_path(environment, "work_order_features", datetime(2025, 12, 23, tzinfo=UTC)).write_bytes(b"PAR1")
+    keep_up(environment, "asset_features")  # as a run between the two does
+    result = invoke(*arguments)
+    assert result.stdout.startswith("4 instants written (4 again, damaged or of an older definition), 2 already there")
+    for path, rows in written.items():
+        now = pq.read_table(path, partitioning=None)
+        assert now.drop_columns(["created"]).equals(rows.drop_columns(["created"]))
+    assert invoke(*arguments).stdout.startswith("0 instants written, 6 already there")
 
 
 def test_before_any_data_a_line_says_so(environment: Path) -> None:

@@ -12,13 +12,16 @@ import pytest
 import redis as redis_client
 from click.testing import CliRunner, Result
 
+from data_sources import data_dir
 from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from materialize_features import cli
+from pipeline import REPOSITORY
+from pipeline.base.settings import load_settings
 from pipeline.base.specs import VIEWS, snapshot_schema
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 PASSWORD = "s3cr3t-Pa55"
@@ -31,10 +34,8 @@ def variant() -> str:
 
 @pytest.fixture(scope="module")
 def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature_store.yaml whose registry knows the definitions."""
-    path = write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_command")
-    apply_definitions(path)
-    return path
+    """A feature_store.yaml."""
+    return write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_command")
 
 
 @pytest.fixture
@@ -49,8 +50,9 @@ def fleet(dcmms: Dcmms) -> Dcmms:
 
 @pytest.fixture
 def environment(fleet: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
-    """The settings of a run in the environment, and an empty Redis."""
+    """The settings of a run in the environment, the definitions in the registry, and an empty Redis."""
     settings = fleet.settings
+    apply_definitions(store, settings.feature_data_dir)
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())
@@ -68,7 +70,7 @@ def invoke(*arguments: str) -> Result:
 
 def state(environment: Dcmms, redis: RedisServer) -> tuple[dict, dict]:
     """Return all snapshot files and all online values, to compare before and after."""
-    files = {path: path.read_bytes() for path in environment.settings.feature_data_dir.rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in environment.settings.feature_data_dir.rglob("*") if is_written(path)}
     with closing(redis_client.Redis(port=redis.port)) as client:
         return files, {key: client.hgetall(key) for key in client.scan_iter()}
 
@@ -76,7 +78,7 @@ def state(environment: Dcmms, redis: RedisServer) -> tuple[dict, dict]:
 def snapshots(environment: Dcmms) -> list[str]:
     """Return the paths of all files below the data directory."""
     root = environment.settings.feature_data_dir
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if is_written(path))
 
 
 def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:
@@ -144,7 +146,7 @@ def test_newer_online_values_of_another_run_stay_and_that_is_said(environment: D
     assert invoke("--as-of", AS_OF).exit_code == 0
     _, online = state(environment, redis)
     shutil.rmtree(environment.settings.feature_data_dir)
-    result = invoke("--as-of", "2026-03-11T09:00:00Z")
+    result = invoke("--as-of", "2026-03-11T09:00:00Z", "--accept-drop")
     assert result.exit_code == 0
     assert "not published: the online store has newer values of 2 of 2 rows" in result.stderr
     assert "snapshot only" in result.stdout
@@ -353,6 +355,110 @@ def test_data_directory_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEATURE_DATA_DIR", str(tmp_path / "file"))
-    result = invoke("--as-of", AS_OF, "--view", "work_order_features")
+    result = invoke("--as-of", AS_OF, "--view", "work_order_features", "--no-online")
     assert result.exit_code == 1
     assert "cannot be written" in errors_of(result)[0]
+
+
+# the disk of the snapshots ---------------------------------------------------------------------------------------
+
+
+def grown_and_half_gone(environment: Dcmms) -> None:
+    """Publish six assets an hour ago, then decommission three of them."""
+    for number in range(3, 7):
+        environment.asset(number)
+        environment.buckets(bucket(asset_key(number), "power_kw", ago(hours=2)))
+    assert invoke("--as-of", "2026-03-11T09:00:00Z").exit_code == 0
+    with environment.postgres.cursor() as cursor:
+        cursor.execute(
+            "update assets set status = 'decommissioned', updated_at = %s where id = any(%s)",
+            (ago(hours=0.5).replace(tzinfo=None), [asset_key(number) for number in (4, 5, 6)]),
+        )
+    environment.postgres.commit()
+
+
+@pytest.mark.parametrize("options", [(), ("--no-online",), ("--engine", "feast")])
+def test_missing_disk_is_no_new_start(environment: Dcmms, redis: RedisServer, options: tuple[str, ...]) -> None:
+    grown_and_half_gone(environment)
+    root = environment.settings.feature_data_dir
+    root.rename(root.with_name("unmounted"))
+    before = state(environment, redis)
+    for _ in range(2):  # what fails leaves nothing that a later run takes for the disk
+        result = invoke("--as-of", AS_OF, *options)
+        assert result.exit_code == 1
+        assert errors_of(result) == [
+            f"{view}: there is no snapshot in {root / view}, and 2026-03-11T09:00:00Z is online: is the disk of "
+            "FEATURE_DATA_DIR mounted? If its snapshots are gone for good, run again with --accept-drop"
+            for view in VIEWS
+        ]
+        assert state(environment, redis) == before
+        assert not root.exists()
+    assert invoke("--as-of", AS_OF, *options, "--accept-drop").exit_code == 0
+    assert len(snapshots(environment)) == 3
+
+
+def test_a_disk_whose_snapshots_are_all_damaged_is_a_missing_one(environment: Dcmms, redis: RedisServer) -> None:
+    grown_and_half_gone(environment)
+    for path in environment.settings.feature_data_dir.glob("*/*/*.parquet"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = state(environment, redis)
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 1
+    assert [error.split(",")[0] for error in errors_of(result)] == [
+        f"{view}: there is no snapshot in {environment.settings.feature_data_dir / view}" for view in VIEWS
+    ]
+    assert state(environment, redis) == before
+
+
+def test_strays_go_to_quarantine_and_the_comparison_holds(environment: Dcmms, redis: RedisServer) -> None:
+    grown_and_half_gone(environment)
+    root, online = environment.settings.feature_data_dir, state(environment, redis)[1]
+    for view in VIEWS:
+        (path,) = root.glob(f"{view}/*/*.parquet")
+        (path.parent / "20260311.parquet").write_bytes(path.read_bytes())
+        (path.parent / "20260311T093000Z.parquet").write_bytes(path.read_bytes()[:-1])
+    for command in ("verify", "prune", "status", "backfill --start 2026-03-10 --end 2026-03-11"):
+        assert "Traceback" not in invoke(*command.split()).output
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 2, "half of the assets are gone since the newest snapshot that can be read"
+    warnings = [line for line in result.stderr.splitlines() if "are no snapshots" in line]
+    assert len(warnings) == 3
+    assert sorted(path.name for path in (root / "quarantine" / "asset_features").iterdir()) == [
+        "20260311.parquet",
+        "20260311T093000Z.1.parquet",
+        "20260311T100000Z.parquet",  # the rows that are held back
+    ]
+    assert state(environment, redis)[1] == online
+    assert invoke("verify").exit_code == 0
+
+
+def test_data_directory_that_is_not_the_registered_one_is_an_error(
+    environment: Dcmms, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    before, root = state(environment, redis), environment.settings.feature_data_dir
+    other = tmp_path / "other"
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(other))
+    says = (
+        f"asset_features is registered with its snapshots in {root / 'asset_features'}, and FEATURE_DATA_DIR is "
+        f"{other}: set it as it was, or run `feast apply` with it"
+    )
+    assert f"asset_features: {says}" in errors_of(invoke("--as-of", "2026-03-11T11:00:00Z"))
+    for command in ("verify", "prune"):
+        result = invoke(command)
+        assert (result.exit_code, result.stderr) == (1, f"Error: {says}\n")
+    assert not other.exists()
+    assert state(environment, redis) == before
+    assert invoke("--as-of", AS_OF, "--no-online").exit_code == 0, "what is not published may go anywhere"
+    assert len(list(other.glob("*/*/*.parquet"))) == 3
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(tmp_path / "link"))
+    assert invoke("--as-of", AS_OF).exit_code == 0
+
+
+def test_an_empty_data_directory_counts_as_not_set(
+    environment: Dcmms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for text, expected in (("", REPOSITORY / "data"), ("kept", REPOSITORY / "kept"), (str(tmp_path), tmp_path)):
+        monkeypatch.setenv("FEATURE_DATA_DIR", text)
+        assert load_settings().feature_data_dir == data_dir() == expected

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import clickhouse_connect
+import pyarrow.parquet as pq
 import pytest
 from redis import Redis, RedisError
 
@@ -22,7 +23,7 @@ from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
 from pipeline.base.clock import duration
 from pipeline.base.settings import load_settings
-from pipeline.base.specs import VIEWS
+from pipeline.base.specs import VIEWS, snapshot_schema
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject
@@ -49,7 +50,7 @@ EVERY_CHECK = {
         f"ClickHouse {name}"
         for name in ("connection", "TLS", "clock", "user", "schema", "SQL", "telemetry", "bucket width")
     ),
-    *(f"Snapshots {name}" for name in ("folder", "space", "leftovers")),
+    *(f"Snapshots {name}" for name in ("folder", "space", "leftovers", "files")),
     *(f"Feast {name}" for name in ("configuration", "version")),
     *(f"Registry {name}" for name in ("connection", "TLS", "tables", "rights", "lock", "definitions")),
     *(
@@ -450,11 +451,39 @@ def test_snapshot_folder(healthy: Production, tmp_path: Path, monkeypatch: pytes
         patch.setattr("pipeline.operations.doctor.snapshots.LITTLE_BYTES", 1 << 60)
         assert broken(findings("Snapshots")) == {"Snapshots space": "warning"}
     snapshot = leftover.with_name("20260101T000000Z.parquet")
-    with snapshot.open("wb") as file:  # a hole takes no space
-        file.truncate(shutil.disk_usage(data).free)
+    pq.write_table(snapshot_schema(VIEW_NAMES[0]).empty_table(), snapshot)
+    with snapshot.open("r+b") as file:  # a hole takes no space
+        footer = file.seek(-8, os.SEEK_END) - int.from_bytes(file.read(4), "little")
+        file.seek(footer)
+        tail = file.read()
+        file.seek(shutil.disk_usage(data).free)
+        file.write(tail)
     found = findings("Snapshots")
     assert broken(found) == {"Snapshots space": "fails"}
     assert "the next run may not fit" in found["Snapshots space"]["message"]
+
+
+def test_files_in_the_readers_way_are_named(
+    healthy: Production, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(tmp_path))
+    schema = snapshot_schema(VIEW_NAMES[0])
+    stray, half, older = (
+        tmp_path / VIEW_NAMES[0] / "snapshot_date=2026-01-01" / name
+        for name in ("copy.parquet", "20260101T000000Z.parquet", "20260101T010000Z.parquet")
+    )
+    stray.parent.mkdir(parents=True)
+    half.write_bytes(b"PAR1")
+    pq.write_table(schema.remove(len(schema) - 1).empty_table(), older)
+    found = findings("Snapshots")
+    assert broken(found) == {"Snapshots files": "warning"}
+    assert f"1 files are no snapshots that can be read, e.g. {half}" in found["Snapshots files"]["message"]
+    assert f"1 snapshots are of an older definition, e.g. {older}" in found["Snapshots files"]["message"]
+    half.unlink()
+    older.rename(stray)
+    assert f"e.g. {stray}: Feast's own readers stumble" in findings("Snapshots")["Snapshots files"]["message"]
+    stray.unlink()
+    assert broken(findings("Snapshots")) == {}
 
 
 # Redis ------------------------------------------------------------------------------------------------------------

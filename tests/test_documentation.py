@@ -74,6 +74,7 @@ def test_links_and_named_files_exist() -> None:
     links = set(re.findall(r"\]\(([^)#]+)\)", readme.TEXT))
     paths = {span for span in readme.spans() if re.fullmatch(r"[\w.-]*/[\w./=-]*|\.?[\w-]+\.(py|yaml|md)", span)}
     local = {path for path in links | paths if "://" not in path and not path.startswith(GENERATED)}
+    assert len(readme.TEXT.splitlines()) < 200
     assert {"docs/architecture.svg", "deploy/crontab", "features/", ".ci/run"} <= local
     assert [path for path in sorted(local) if not (REPOSITORY / path).exists()] == []
 

@@ -105,14 +105,14 @@ def deployment(
 
 
 @contextmanager
-def feature_server(environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """Run `feast serve` on a free port for the length of the block; yield its URL once it is healthy."""
+def feature_server(environment: Mapping[str, str], log: Path, repository: Path = REPOSITORY) -> Iterator[str]:
+    """Run `feast serve` in `repository` on a free port for the length of the block; yield its URL once healthy."""
     port = free_port()
     command = [FEAST, "serve", "-h", HOST, "-p", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
-            cwd=REPOSITORY,
+            cwd=repository,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -67,7 +67,7 @@ def publish(
 ):
     """Return what comes out of the snapshot and of Redis for the manufacturers and models that go in."""
     store = write_feature_store_yaml(tmp_path, postgres, redis, "feast_hostile")
-    apply_definitions(store)
+    apply_definitions(store, tmp_path / "data")
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
     monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())

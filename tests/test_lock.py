@@ -32,14 +32,13 @@ def variant() -> str:
 
 @pytest.fixture(scope="module")
 def yaml_path(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_feature_store_yaml(tmp_path_factory.mktemp("lock"), postgres, redis, "feast_lock")
-    apply_definitions(path)
-    return path
+    return write_feature_store_yaml(tmp_path_factory.mktemp("lock"), postgres, redis, "feast_lock")
 
 
 @pytest.fixture
 def environment(dcmms: Dcmms, yaml_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """One asset with a work order, and the settings of a run in the environment."""
+    apply_definitions(yaml_path, dcmms.settings.feature_data_dir)
     dcmms.work_order(dcmms.asset(1), ago(1))
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
     monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())

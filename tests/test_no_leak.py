@@ -1,7 +1,8 @@
 """No-leak: whatever is added, changed or deleted after T, every row as of T stays as it is, to the last digit.
 
 What dCMMS keeps no history of is left alone, as the catalogue excepts it: columns without a date, a status whose only
-date is `updated_at`, and the tasks of a closed work order without `actual_end`, whose latest one is its completion.
+date is `updated_at`, and what that date decides. A work order that is closed without `actual_end` was completed with
+the latest task until its `updated_at`: where that is after T, so are the tasks that may change.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ from tests.fleets import (
     BATCH,
     EPOCH,
     FLEETS,
+    INFINITIES,
     METRICS,
     MICROSECOND,
     PRIORITIES,
@@ -36,7 +38,7 @@ from tests.fleets import (
     batches,
     generated,
 )
-from tests.reference import DAY, Fleet, Row, completed_at
+from tests.reference import DAY, Fleet, Instant, Row, by, completed_at, known
 
 COMPLETED = ("completed", "closed")
 
@@ -83,18 +85,14 @@ class Later:
     def fleet(self, fleet: Fleet) -> Fleet:
         """Return the fleet with facts after T deleted, changed and added, counted in `edits`."""
         assets = [self.asset(row) for row in self.survivors(fleet.assets, "created_at", "assets")]
-        work_orders = [
-            self.work_order(row, fleet.tasks) for row in self.survivors(fleet.work_orders, "created_at", "work orders")
-        ]
-        kept = {row["id"] for row in work_orders}
+        survivors = self.survivors(fleet.work_orders, "created_at", "work orders")
+        tasks = [*self.tasks(fleet.tasks, survivors), *self.later_tasks(survivors)]
+        work_orders = [self.work_order(row, tasks) for row in survivors]
         changed = replace(
             fleet,
             assets=assets + self.some(assets, self.later_asset, "assets added"),
             work_orders=work_orders + self.some(work_orders, self.later_work_order, "work orders added"),
-            tasks=[
-                *self.tasks([row for row in fleet.tasks if row["work_order_id"] in kept], work_orders),
-                *self.later_tasks(work_orders),
-            ],
+            tasks=tasks,
             alerts=[self.alert(row) for row in self.survivors(fleet.alerts, "triggered_at", "alerts")],
             scores=self.survivors(fleet.scores, "calculated_at", "scores"),
             buckets=[self.bucket(row) for row in fleet.buckets if not self.is_after_t(row) or self.chance(2)],
@@ -110,10 +108,15 @@ class Later:
     def chance(self, one_in: int) -> bool:
         return self._random.randrange(one_in) == 0
 
-    def instant(self) -> datetime:
-        """Return an instant after T, often just after it."""
+    def instant(self, after: datetime | None = None) -> datetime:
+        """Return an instant after T, or `after` another one, often just after it."""
         delays = (MICROSECOND, SECOND, timedelta(hours=5), DAY, 8 * DAY, 31 * DAY, 400 * DAY)
-        return self.as_of + self._random.choice(delays)
+        return (after or self.as_of) + self._random.choice(delays)
+
+    def is_later(self, instant: Instant) -> bool:
+        """Tell whether something happened after T; what is missing or infinite did not."""
+        found = known(instant)
+        return found is not None and found > self.as_of
 
     def key(self) -> UUID:
         self._keys += 1
@@ -127,7 +130,7 @@ class Later:
 
     def survivors(self, rows: list[Row], date: str, what: str) -> list[Row]:
         """Return the rows without some of those that are dated after T."""
-        kept = [row for row in rows if row[date] <= self.as_of or self.chance(2)]
+        kept = [row for row in rows if not self.is_later(row[date]) or self.chance(2)]
         self.edits[f"{what} deleted"] += len(rows) - len(kept)
         return kept
 
@@ -139,9 +142,9 @@ class Later:
 
     def asset(self, row: Row) -> Row:
         """Change an asset that came after T, or the status of one that was edited after T."""
-        if row["created_at"] > self.as_of:
+        if self.is_later(row["created_at"]):
             return self.edited(row, "assets changed", created_at=self.instant(), type="other", installation_date=None)
-        if row["updated_at"] > self.as_of:
+        if self.is_later(row["updated_at"]):
             status = self._random.choice(ASSET_STATUSES)
             return self.edited(row, "assets changed", status=status, updated_at=self.instant())
         return row
@@ -154,17 +157,18 @@ class Later:
 
     def work_order(self, row: Row, tasks: list[Row]) -> Row:
         """Change what has a date after T, and edit what no other date than `updated_at` depends on."""
-        if row["created_at"] > self.as_of:
+        if self.is_later(row["created_at"]):
             return self.edited(row, "work orders changed", **self.anything(), created_at=self.instant())
-        if row["scheduled_end"] is None or row["scheduled_end"] > self.as_of:
-            row = row | {"scheduled_end": self._random.choice((None, self.instant()))}
-        if row["status"] == "cancelled" and row["updated_at"] <= self.as_of:
+        if not by(row["scheduled_end"], self.as_of):
+            row = row | {"scheduled_end": self._random.choice((None, *INFINITIES, self.instant()))}
+        if row["status"] == "cancelled" and by(row["updated_at"], self.as_of):
             return row
         completed = completed_at(row, tasks)
-        if completed is None or completed > self.as_of:
+        if not by(completed, self.as_of):
             return self.edited(row, "work orders closed or reopened", **self.outcome(row, tasks))
-        if row["actual_end"] is not None or completed != row["updated_at"]:
-            return self.edited(row, "work orders edited", updated_at=self.instant())
+        edit = {"updated_at": self.instant()}
+        if completed_at(row | edit, tasks) == completed:
+            return self.edited(row, "work orders edited", **edit)
         return row
 
     def outcome(self, row: Row, tasks: list[Row]) -> Row:
@@ -191,35 +195,40 @@ class Later:
         return row | self.anything() | {"id": self.key(), "created_at": created, "updated_at": self.instant()}
 
     def tasks(self, tasks: list[Row], work_orders: list[Row]) -> list[Row]:
-        """Change and delete tasks done after T, unless they tell when their work order was completed."""
-        free = {row["id"] for row in work_orders if not self.is_told_by_tasks(row)}
+        """Change and delete tasks done after T, and do some that were not done."""
+        last = {row["id"]: self.last_of_tasks(row) for row in work_orders}
         changed = []
         for task in tasks:
-            if task["completed_at"] is None or task["completed_at"] <= self.as_of:
+            if task["work_order_id"] not in last:
+                continue
+            after = last[task["work_order_id"]]
+            if by(task["completed_at"], after):
                 changed.append(task)
-            elif task["work_order_id"] not in free or self.chance(2):
-                changed.append(self.edited(task, "tasks changed", completed_at=self.instant()))
+            elif self.chance(2):
+                changed.append(self.edited(task, "tasks changed", completed_at=self.instant(after)))
             else:
                 self.edits["tasks deleted"] += 1
         return changed
 
     def later_tasks(self, work_orders: list[Row]) -> list[Row]:
-        free = [row for row in work_orders if not self.is_told_by_tasks(row)]
         return self.some(
-            free,
-            lambda row: {"work_order_id": row["id"], "task_order": 9, "completed_at": self.instant()},
+            work_orders,
+            lambda row: {
+                "work_order_id": row["id"], "task_order": 9, "completed_at": self.instant(self.last_of_tasks(row)),
+            },
             "tasks added",
-        )
+        )  # fmt: skip
 
-    def is_told_by_tasks(self, work_order: Row) -> bool:
-        is_closed = work_order["status"] in COMPLETED and work_order["actual_end"] is None
-        return is_closed and work_order["created_at"] <= self.as_of
+    def last_of_tasks(self, work_order: Row) -> datetime:
+        """Return T, or until when a task may tell when the work order was completed, where that is later."""
+        is_told_by_tasks = work_order["status"] in COMPLETED and known(work_order["actual_end"]) is None
+        return work_order["updated_at"] if is_told_by_tasks and self.is_later(work_order["updated_at"]) else self.as_of
 
     # ---- alerts and scores
 
     def alert(self, row: Row) -> Row:
         """Change an alert of after T; of an earlier one, only what became of it."""
-        if row["triggered_at"] > self.as_of:
+        if self.is_later(row["triggered_at"]):
             return self.edited(row, "alerts changed", triggered_at=self.instant(), severity="critical")
         return self.edited(row, "alerts resolved", status="resolved")
 

@@ -59,7 +59,7 @@ def test_every_feature_equals_the_reference(databases: BothVariants, capsys: pyt
 
 @pytest.mark.timeout(1800)
 def test_many_instants_equal_each_by_itself(databases: BothVariants) -> None:
-    """The SQL of a backfill gives the rows of the SQL that defines the view, at the edges of its windows too."""
+    """A view has at many instants at once the rows that it has at each, at the edges of its windows too."""
     back = [timedelta(), timedelta(microseconds=1), *(timedelta(days=days) for days in (1, 7, 30, 90, 365))]
 
     @given(batches())

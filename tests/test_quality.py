@@ -28,7 +28,7 @@ from pipeline.snapshots.files import read_snapshot, set_aside_in, snapshot_path,
 from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, split, wrong_assets
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, rejected_rows
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
 ROWS = 20
 FEATURES = [(view, field) for view in VIEWS.values() for field in view.features]
@@ -380,6 +380,17 @@ def test_a_damaged_or_older_kind_of_snapshot_stops_nothing(tmp_path: Path, caplo
     assert f"{path}" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["footer", "rows"])
+def test_a_damaged_newest_snapshot_does_not_switch_the_comparison_off(tmp_path: Path, damage: str) -> None:
+    write_snapshot(sound(WORK_ORDERS), snapshot_path(tmp_path, WORK_ORDERS, T - DAY))
+    path = snapshot_path(tmp_path, WORK_ORDERS, T - timedelta(hours=1))
+    write_snapshot(sound(WORK_ORDERS), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if damage == "footer" else whole[:4] + bytes(3_000) + whole[3_004:])
+    (rule,) = losses(WORK_ORDERS, sound(WORK_ORDERS, rows=10), tmp_path, T, 0.2)
+    assert rule.text == "10 rows where the snapshot 20260310T100000Z has 20: assets are gone"
+
+
 # the rejected rows ------------------------------------------------------------------------------------------------
 
 
@@ -440,16 +451,15 @@ def variant() -> str:
 
 @pytest.fixture(scope="module")
 def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature_store.yaml whose registry knows the definitions."""
-    path = write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_quality")
-    apply_definitions(path)
-    return path
+    """A feature_store.yaml."""
+    return write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_quality")
 
 
 @pytest.fixture
 def fleet(dcmms: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """Six assets with a day of telemetry, nothing online yet; the settings are in the environment."""
     settings = dcmms.settings
+    apply_definitions(store, settings.feature_data_dir)
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())
@@ -486,7 +496,7 @@ def invoke(*arguments: str) -> Result:
 def snapshots(fleet: Dcmms) -> dict[str, bytes]:
     """Return all files below the data directory."""
     root = fleet.settings.feature_data_dir
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if is_written(path)}
 
 
 def written(view: str) -> str:

@@ -198,6 +198,19 @@ def test_prune_looks_at_every_key_and_leaves_other_projects_alone(shop: Shop) ->
     assert all(shop.client.hgetall(key) == fields for key, fields in foreign.items())
 
 
+def test_a_damaged_snapshot_is_passed_over(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(4), 1)
+    lost = snapshot_of(WORK_ORDERS, T0, ["asset 7"], 2)
+    shop.store.write_to_online_store(WORK_ORDERS, lost.to_pandas())
+    damaged = shop.snapshot(WORK_ORDERS, T0 + HOUR, ids(1), 3)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert online.prune(shop.store, shop.data, WORK_ORDERS) == 1
+    assert {feature.wrong for feature in verify(shop.store, shop.data, WORK_ORDERS)} == {0}
+    # of the damaged one nobody knows what it has put online: every key is looked at
+    shop.store.write_to_online_store(WORK_ORDERS, lost.to_pandas())
+    assert shop.publish(WORK_ORDERS, T0 + 2 * HOUR, ids(3), 4) == online.Published(rows=3, removed=2)
+
+
 # registry ------------------------------------------------------------------------------------------------------------
 
 

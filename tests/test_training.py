@@ -512,6 +512,6 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 
 def test_horizon_of_the_label_is_the_sql_files() -> None:
-    sql = (training.REPOSITORY / training.LABEL_SQL).read_text()
+    sql = training.query_text(training.REPOSITORY / training.LABEL_SQL)
     assert f"interval '{training.LABEL_HORIZON // timedelta(hours=1)} hours'" in sql
     assert datetime(2026, 3, 11, 10, tzinfo=UTC) == T

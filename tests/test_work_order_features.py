@@ -266,8 +266,10 @@ def test_completion_time_of_those_completed_in_the_window(dcmms: Dcmms) -> None:
 def test_completion_by_tasks_is_that_of_the_last_one(dcmms: Dcmms) -> None:
     cases: list[tuple[str, list[datetime | None], float | None]] = [
         ("completed", [ago(8), ago(6), None], 3 * 24),
-        ("closed", [ago(8), T], 9 * 24),
-        ("closed", [ago(8), T + MICROSECOND], None),
+        ("closed", [ago(8), ago(1)], 8 * 24),
+        # done after the last edit
+        ("closed", [ago(8), ago(1) + MICROSECOND], 24),
+        ("closed", [ago(-1)], 8 * 24),
         ("completed", [None], 8 * 24),
         ("in_progress", [ago(8)], None),
     ]

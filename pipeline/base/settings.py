@@ -34,6 +34,8 @@ def _clickhouse_password(password: SecretStr) -> SecretStr:
     return password
 
 
+DEFAULT_DATA_DIR = Path("data")
+DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
 OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
@@ -56,7 +58,7 @@ class Settings(BaseSettings):
     clickhouse_client_cert_key: OptionalFile = None
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
-    feature_data_dir: Path = Path("data")
+    feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
     statement_timeout_seconds: int = Field(900, ge=1)
     retry_seconds: float = Field(30, ge=0)
     schedule_minutes: int = Field(60, ge=1)

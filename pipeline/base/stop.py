@@ -147,15 +147,13 @@ class _Guard:
             if byte == b"":
                 os.close(self._reader)
                 return
-            if byte and byte[0] not in _EXIT_CODES:
-                continue
-            if byte and stopped is None:
-                stopped, deadline = Stopped(byte[0], self._over), time.monotonic() + GRACE_SECONDS
+            signum = byte[0] if byte else None
+            if stopped and signum in (None, signal.SIGINT):  # too late, or asked for again by somebody who waits
+                self._exit(stopped)
+            elif stopped is None and signum in _EXIT_CODES:
+                stopped, deadline = Stopped(signum, self._over), time.monotonic() + GRACE_SECONDS
                 for call in reversed(_at_stop):
                     threading.Thread(target=_quietly, args=(call, stopped), daemon=True).start()
-            elif stopped and (byte is None or byte[0] == signal.SIGINT):
-                # too late, or asked for again by somebody who waits
-                self._exit(stopped)
 
     def _exit(self, stopped: Stopped) -> None:
         if sys.stderr.isatty():

@@ -40,8 +40,9 @@ def backfill(start: datetime, end: datetime, every: timedelta, views: list[str],
     with console.backfill_progress() as progress:
         result = write_backfill(settings, instants, views, overwrite=overwrite, progress=progress)
     set_aside = f", {result.set_aside:,} set aside" if result.set_aside else ""
+    again = f" ({result.renewed} again, damaged or of an older definition)" if result.renewed else ""
     console.report(
-        f"{result.written} instants written, {result.present} already there: "
+        f"{result.written} instants written{again}, {result.present} already there: "
         f"{result.rows:,} rows{set_aside}, {result.bytes:,} bytes"
     )
     if result.rejected:

@@ -2,14 +2,17 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.base import logs
 from pipeline.base.stop import set_time_limit
 from pipeline.base.views import VIEW_NAMES
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Feast's readers take this very instant for no row at all.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,7 +70,12 @@ def _views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...])
     return [name for name in VIEW_NAMES if not names or name in names]
 
 
-def instant_option(name: str, text: str, **attributes: Any) -> Any:
+def _limit_time(_ctx: click.Context, _param: click.Parameter, seconds: float | None) -> None:
+    if seconds:
+        set_time_limit(seconds)
+
+
+def instant_option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
     """Return the option `name` that takes a date or an instant."""
     return click.option(name, callback=instant, metavar="INSTANT", help=text, **attributes)
 
@@ -96,7 +104,7 @@ wait_option = click.option(
 )
 
 
-def timeout_option(default: float | None = None) -> Any:
+def timeout_option(default: float | None = None) -> Callable[[F], F]:
     """Return the option that ends a command after so many seconds."""
     return click.option(
         "--timeout",
@@ -105,6 +113,6 @@ def timeout_option(default: float | None = None) -> Any:
         show_default=default is not None,
         metavar="SECONDS",
         expose_value=False,
-        callback=lambda _ctx, _param, seconds: seconds and set_time_limit(seconds),
+        callback=_limit_time,
         help="Stop after so long, exit code 124" + ("." if default else "; by default never."),
     )

@@ -47,21 +47,17 @@ def training_set(
     quiet: bool,
 ) -> None:
     """Join entity rows with the features of a service as of each instant and the label failure_within_7d."""
-    if bool(entities) == bool(start or end) or bool(start) != bool(end):
+    rows: Path | tuple[datetime, datetime, timedelta]
+    if entities and not (start or end):
+        rows = entities
+    elif start and end and not entities:
+        rows = start, end, every
+    else:
         raise click.UsageError("Give --start and --end, or --entities.")
     from pipeline.base.settings import load_settings
     from pipeline.commands.console import Console
     from pipeline.runs.training import write_training_set
 
     console = Console([], quiet=quiet)
-    summary = write_training_set(
-        load_settings(),
-        output,
-        start=start,
-        end=end,
-        every=every,
-        entities=entities,
-        service=service,
-        live_snapshots=live_snapshots,
-    )
+    summary = write_training_set(load_settings(), output, rows, service=service, live_snapshots=live_snapshots)
     console.report(summary.table())

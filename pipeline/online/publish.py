@@ -17,7 +17,7 @@ from pipeline.base.fault_points import fault_point
 from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
-from pipeline.registry.feast_store import registered_view, registry_error
+from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
 from pipeline.snapshots.files import newest_snapshot, snapshot_instant
 
 
@@ -71,10 +71,11 @@ def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
     """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
 
     All keys of Redis are looked through; those of other projects stay as they are. Raises `PipelineError` where there
-    is no snapshot, the online store is not a single Redis, or it fails.
+    is no snapshot, the view is registered with another folder, the online store is not a single Redis, or it fails.
     """
     redis_engine.check_layout(store)
     view = registered_view(store, name)
+    check_data_dir(view, data_dir)
     path = newest_snapshot(data_dir, name)
     if path is None:
         raise PipelineError(f"{name}: there is no snapshot in {data_dir / name}, so nothing tells what to keep")

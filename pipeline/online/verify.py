@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 from feast import FeatureStore
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
 
 from pipeline.base.errors import PipelineError
+from pipeline.base.specs import snapshot_schema
 from pipeline.online.redis.departed import departed_online
 from pipeline.online.redis.engine import redis_client, row_encoder, translated_errors
-from pipeline.registry.feast_store import registered_view
+from pipeline.registry.feast_store import check_data_dir, registered_view
 from pipeline.snapshots.files import newest_snapshot
 
 # One request to Feast: its answer holds an object per value.
@@ -47,15 +48,17 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
 
     With `sample`, so many entities of the snapshot, chosen at random. Without it all of them, and those that only the
     online store has (where that is a single Redis, whose keys can be listed). Raises `PipelineError` where there is no
-    snapshot, the view is not registered or the online store fails.
+    snapshot, the view is not registered, or with another folder, or the online store fails.
     """
+    registered = registered_view(store, view)
+    check_data_dir(registered, data_dir)
     path = newest_snapshot(data_dir, view)
     if path is None:
         raise PipelineError(f"{view}: there is no snapshot in {data_dir / view} to compare with")
-    registered = registered_view(store, view)
+    snapshot = ds.dataset([str(path)], snapshot_schema(view), format="parquet")  # NULL for a feature that it lacks
     results = {field.name: Consistency(view, field.name) for field in registered.features}
     with translated_errors():
-        for rows in _rows(path, sample):
+        for rows in _rows(snapshot, sample):
             _compare(store, rows, results)
         if sample is None and _can_be_listed(store):
             for ids in departed_online(redis_client(store), row_encoder(store, registered), path):
@@ -63,15 +66,13 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
     return list(results.values())
 
 
-def _rows(path: Path, sample: int | None) -> Iterator[pa.RecordBatch]:
-    file = pq.ParquetFile(path)
-    if sample is None or sample >= file.metadata.num_rows:
-        yield from file.iter_batches(_REQUEST_ROWS)
+def _rows(snapshot: ds.Dataset, sample: int | None) -> Iterator[pa.RecordBatch]:
+    if sample is None or sample >= snapshot.count_rows():
+        yield from snapshot.to_batches(batch_size=_REQUEST_ROWS)
         return
-    ids = pq.read_table(path, columns=["asset_id"], partitioning=None)["asset_id"]
+    ids = snapshot.to_table(["asset_id"])["asset_id"]
     chosen = ids.take(np.random.default_rng().choice(len(ids), sample, replace=False))
-    rows = pq.read_table(path, filters=pc.field("asset_id").isin(chosen), partitioning=None)
-    yield from rows.to_batches(max_chunksize=_REQUEST_ROWS)
+    yield from snapshot.to_batches(filter=pc.field("asset_id").isin(chosen), batch_size=_REQUEST_ROWS)
 
 
 def _without_values(ids: pa.Array, schema: pa.Schema) -> pa.RecordBatch:

@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from feast import FeatureStore
-from feast.errors import FeastObjectNotFoundException
 from rich import box
-from rich.console import Group, JustifyMethod
+from rich.console import Group
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.views import VIEW_NAMES
-from pipeline.registry.feast_store import registry_engine, registry_error
+from pipeline.registry.feast_store import find_view, registry_engine, registry_error
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.registry.lock import lock_holder
 
@@ -69,19 +68,11 @@ def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
 def _age_of(
     store: FeatureStore, view: str, publication: Publication | None, now: datetime, limit: timedelta
 ) -> ViewAge:
-    as_of = _published_as_of(store, view)
+    registered = find_view(store, view)
+    as_of = registered.most_recent_end_time if registered else None
     # The registry has the last word: the ledger lacks a run whose row could not be written.
     newest = publication.newest_source if publication and publication.as_of == as_of else None
     return ViewAge(view, as_of, newest, now - as_of if as_of else None, limit)
-
-
-def _published_as_of(store: FeatureStore, view: str) -> datetime | None:
-    try:
-        return store.get_feature_view(view).most_recent_end_time
-    except FeastObjectNotFoundException:
-        return None
-    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
-        raise registry_error(error) from error
 
 
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
@@ -114,8 +105,7 @@ def _views_table(views: list[ViewAge]) -> Table:
 def _runs_table(runs: list[PastRun]) -> Table:
     table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
-        justify: JustifyMethod = "left" if heading == "run" or "UTC" in heading else "right"
-        table.add_column(heading, no_wrap=True, justify=justify)
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "run" or "UTC" in heading else "right")
     table.add_column("outcome", no_wrap=True)
     table.add_column("error")
     for run in runs:

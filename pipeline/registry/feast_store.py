@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, FileSource
 from feast.errors import FeastObjectNotFoundException
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
 from feast.infra.registry.sql import SqlRegistry
@@ -100,15 +100,42 @@ def registry_error(error: Exception, text: str | None = None) -> PipelineError:
     return Unavailable(text) if may_pass else PipelineError(text)
 
 
+def find_view(store: FeatureStore, name: str) -> FeatureView | None:
+    """Return the registered feature view `name`, None where it is not registered."""
+    return attempts()(_read_view, store, name)
+
+
 def registered_view(store: FeatureStore, name: str) -> FeatureView:
     """Return the registered feature view `name`.
 
     Raises `PipelineError` where it is not registered, or with other names or types than its definition has.
     """
-    view = attempts()(_read_view, store, name)
+    view = find_view(store, name)
+    if view is None:
+        raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`")
     if {(field.name, field.dtype) for field in view.features} != {(f.name, f.dtype) for f in VIEWS[name].features}:
         raise PipelineError(f"{name} is registered with other features than its definition has: run `feast apply`")
     return view
+
+
+def registered_folder(view: FeatureView) -> Path | None:
+    """Return the folder with which the snapshots of `view` are registered, None where they are not on a disk."""
+    source = view.batch_source
+    return Path(source.path).resolve() if isinstance(source, FileSource) and "://" not in source.path else None
+
+
+def is_kept_in(view: FeatureView, data_dir: Path) -> bool:
+    """Return whether the snapshots of a registered view are in its folder of `data_dir`, or not on a disk."""
+    return registered_folder(view) in (None, (data_dir / view.name).resolve())
+
+
+def check_data_dir(view: FeatureView, data_dir: Path) -> None:
+    """Raise `PipelineError` where the snapshots of a registered view are somewhere else than in `data_dir`."""
+    if not is_kept_in(view, data_dir):
+        raise PipelineError(
+            f"{view.name} is registered with its snapshots in {registered_folder(view)}, and FEATURE_DATA_DIR is "
+            f"{data_dir}: set it as it was, or run `feast apply` with it"
+        )
 
 
 def _check_addresses(config: RepoConfig) -> None:
@@ -142,10 +169,10 @@ def _fault(error: Exception) -> str:
     return first_line(error)
 
 
-def _read_view(store: FeatureStore, name: str) -> FeatureView:
+def _read_view(store: FeatureStore, name: str) -> FeatureView | None:
     try:
         return store.get_feature_view(name)
     except FeastObjectNotFoundException:
-        raise PipelineError(f"{name} is not registered in project {store.project}: run `feast apply`") from None
+        return None
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
         raise registry_error(error) from error

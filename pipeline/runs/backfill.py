@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +16,11 @@ from pipeline.base.errors import WrongOption
 from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
+from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
+from pipeline.snapshots.upkeep import is_of_definition
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
@@ -37,10 +41,12 @@ Progress = Callable[[int, int], None]
 class BackfillResult:
     """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
 
+    `renewed` of those written had one that was damaged or of an older definition.
     `rejected` is the number of snapshots that the quality gate has kept out, `set_aside` that of rows in the others.
     """
 
     written: int = 0
+    renewed: int = 0
     present: int = 0
     rows: int = 0
     bytes: int = 0
@@ -79,33 +85,37 @@ def backfill(
 ) -> BackfillResult:
     """Write the snapshot of each view at each instant, equal to what a run at that instant writes; none is published.
 
-    Snapshots that are there already are kept, unless `overwrite`. Rows that break a rule of the quality gate go into
-    quarantine; a snapshot with more than a few of them is left out. None is compared with the one before: history has
-    its gaps. An interruption leaves whole snapshots only, and the next backfill does the rest. Raises `PipelineError`
-    where a database fails.
+    Snapshots that are there are kept, unless `overwrite`, or their definition lacked a feature. Rows that break a
+    rule of the quality gate go into quarantine; a snapshot with more than a few of them is left out. None is compared
+    with the one before: history has its gaps. An interruption leaves whole snapshots only, and the next backfill does
+    the rest. Raises `PipelineError` where a database fails.
     """
     result = BackfillResult(empty={view: [] for view in views})
-    wanted = [
-        instant
-        for instant in instants
-        if overwrite or not all(snapshot_path(settings.feature_data_dir, view, instant).exists() for view in views)
-    ]
+    lacking = {instant: _lacking(settings.feature_data_dir, instant, views, overwrite) for instant in instants}
+    wanted = [instant for instant, views_then in lacking.items() if views_then]
     result.present = len(instants) - len(wanted)
     progress(result.present, len(instants))
     if not wanted:
         return result
     from_postgres, from_clickhouse = (extract.views_to_read(views, engine) for engine in ("postgresql", "clickhouse"))
     with retrying_for(settings.retry_seconds), ExitStack() as stack:
-        postgres = stack.enter_context(open_postgres(settings)) if from_postgres else None
-        clickhouse = stack.enter_context(open_clickhouse(settings)) if from_clickhouse else None
-        if clickhouse:
+        readers: dict[str, Callable[[list[datetime]], pa.Table]] = {}
+        if from_postgres:
+            postgres = stack.enter_context(open_postgres(settings))
+            extract.warn_of_undated_rows(postgres)
+            readers |= {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
+        if from_clickhouse:
+            clickhouse = stack.enter_context(open_clickhouse(settings))
             check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
-        for chunk in chunks_of(wanted):
-            tables = {view: extract.read_postgres(postgres, view, chunk) for view in from_postgres}
             for view in from_clickhouse:
-                tables[view] = read_telemetry(clickhouse, view, chunk, settings.bucket_seconds)
+                readers[view] = partial(read_telemetry, clickhouse, view, bucket_seconds=settings.bucket_seconds)
+        for chunk in chunks_of(wanted):
+            tables = {view: read(chunk) for view, read in readers.items()}
             for instant in chunk:
-                _write_instant(settings, instant, _snapshots_of(settings, instant, views, tables, overwrite), result)
+                result.renewed += not overwrite and any(
+                    snapshot_path(settings.feature_data_dir, view, instant).exists() for view in lacking[instant]
+                )
+                _write_instant(settings, instant, _snapshots_of(instant, lacking[instant], tables), result)
                 result.written += 1
                 progress(result.present + result.written, len(instants))
     for view, empty in result.empty.items():
@@ -130,16 +140,16 @@ def _time_of_day(instant: datetime) -> timedelta:
     return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
-def _snapshots_of(
-    settings: Settings, instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], overwrite: bool
-) -> dict[str, pa.Table]:
-    """Return the snapshots of one instant that are to be written, out of the rows of its chunk."""
+def _lacking(data_dir: Path, instant: datetime, views: Sequence[str], overwrite: bool) -> list[str]:
+    """Return the views without a snapshot of `instant` that can be read and is of the definition of now."""
+    raise_if_stopped()
+    return [v for v in views if overwrite or not is_of_definition(snapshot_path(data_dir, v, instant), v)]
+
+
+def _snapshots_of(instant: datetime, views: Sequence[str], tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Return the snapshots of `views` as of one instant, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
-    return {
-        view: extract.as_snapshot(view, extract.completed(SPECS[view], rows), datetime.now(UTC))
-        for view in views
-        if overwrite or not snapshot_path(settings.feature_data_dir, view, instant).exists()
-    }
+    return {view: extract.as_snapshot(view, extract.completed(SPECS[view], rows), datetime.now(UTC)) for view in views}
 
 
 def _write_instant(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ from pipeline.base.stop import raise_if_stopped
 from pipeline.base.views import ASSETS, ENGINE_REDIS, VIEW_NAMES
 from pipeline.online import publish as online
 from pipeline.online import verify
-from pipeline.registry.feast_store import registered_view
+from pipeline.registry.feast_store import check_data_dir, find_view, is_kept_in, registered_view
 from pipeline.registry.lock import RunLock
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
@@ -35,6 +36,7 @@ from pipeline.snapshots.files import (
     write_snapshot,
 )
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
+from pipeline.snapshots.upkeep import keep_up
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -55,6 +57,7 @@ def materialize(
     views: list[str],
     *,
     store: FeatureStore | None = None,
+    push: bool = True,
     engine: str = ENGINE_REDIS,
     dry_run: bool = False,
     accept_drop: bool = False,
@@ -64,19 +67,23 @@ def materialize(
 ) -> list[ViewResult]:
     """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
+    Before that, the folder of each view is kept up: see `pipeline.snapshots.upkeep.keep_up`. A view that is online
+    already, and of which no snapshot is there, fails, unless `accept_drop`: a missing disk is no new start.
     A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
     one that the quality gate holds back; its `rejected` rows go into quarantine, as do a few of one that it lets pass.
-    With `accept_drop` a view may have fewer rows and known values than before. Without `store` nothing is published,
-    with `dry_run` nothing is written. Nothing is published either once `lock` is lost. `engine`, one of
+    With `accept_drop` a view may have fewer rows and known values than before. Without `store` or `push` nothing is
+    published, with `dry_run` nothing is written. Nothing is published either once `lock` is lost. `engine`, one of
     `pipeline.base.views.ENGINES`, does the publishing. A dictionary given as `results` holds the results of now at any
     time. Raises `ClockError` where `as_of` is in the future of PostgreSQL.
     """
     work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     with retrying_for(settings.retry_seconds):
+        if not dry_run:
+            work.prepare(store, push=push, accept_drop=accept_drop)
         work.read()
         work.check(accept_drop=accept_drop, keep_rejected=not dry_run)
         if not dry_run:
-            work.keep(store)
+            work.keep(store if push else None)
     return [work.results[view] for view in views]
 
 
@@ -104,6 +111,19 @@ class _Materialization:
         self.results |= {view: ViewResult(view) for view in VIEW_NAMES}
         self.raw: dict[str, pa.Table] = {}
         self.snapshots: dict[str, pa.Table] = {}
+
+    def prepare(self, store: FeatureStore | None, *, push: bool, accept_drop: bool) -> None:
+        """Keep up the folder of each view, if it is the right one and there; a view that fails is not even read."""
+        for view in self.views:
+            with self._step(view, "looking at snapshots"):
+                if store:
+                    self._check_folder(view, store, push, accept_drop)
+                keep_up(
+                    self.settings.feature_data_dir,
+                    view,
+                    progress=partial(self.progress, view, "bringing in new columns"),
+                )
+        self.views = [view for view in self.views if not self.results[view].error]
 
     def read(self) -> None:
         """Read the databases and make the snapshots of the asked views in memory."""
@@ -140,8 +160,10 @@ class _Materialization:
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
-                    self._write(view, store)
-        newest = [view for view in self.views if store and self._is_newest(view)]
+                    self._write(view)
+        if store is None:
+            return
+        newest = [view for view in self.views if self._is_newest(view)]
         if not newest:
             return
         try:
@@ -152,6 +174,20 @@ class _Materialization:
         for view in newest:
             with self._step(view, "publishing"):
                 self._publish(view, store)
+
+    def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> None:
+        data_dir = self.settings.feature_data_dir
+        # first of all: a view that is not registered cannot be published
+        registered = registered_view(store, view) if push else find_view(store, view)
+        if not registered or (not push and not is_kept_in(registered, data_dir)):
+            return  # what is not published may be written anywhere
+        check_data_dir(registered, data_dir)
+        published = registered.most_recent_end_time
+        if published and not accept_drop and not newest_snapshot(data_dir, view):
+            raise PipelineError(
+                f"there is no snapshot in {data_dir / view}, and {published:%Y-%m-%dT%H:%M:%SZ} is online: is the disk "
+                "of FEATURE_DATA_DIR mounted? If its snapshots are gone for good, run again with --accept-drop"
+            )
 
     def _read_postgres(self, views: list[str]) -> None:
         if not views:
@@ -173,6 +209,8 @@ class _Materialization:
             self.results[view].error = None  # of an attempt before
             with self._step(view, "reading", passing=(Unavailable,)):
                 read[view] = extract.extract_postgres(source, view, self.as_of)
+        if len(read) == len(views):  # else what has failed may be what this needs
+            extract.warn_of_undated_rows(source)
         self.raw |= read
 
     def _read_clickhouse(self, views: list[str]) -> None:
@@ -206,8 +244,8 @@ class _Materialization:
             path = newest_snapshot(data_dir, need.view, until=self.as_of)
             if path is None:
                 raise PipelineError(f"needs {need.what}, and there is no earlier snapshot of {need.view}")
-            stand_in = read_snapshot(path, [spec.key, *need.columns])
-            set_aside_then = pa.table({spec.key: set_aside_in(stand_in.schema)})
+            stand_in = read_snapshot(path, ["asset_id", *need.columns])
+            set_aside_then = pa.table({"asset_id": set_aside_in(stand_in.schema)})
             rows[need.view] = pa.concat_tables([stand_in, set_aside_then], promote_options="default")
             self._note(spec.name, f"{need.what} are those of the {need.view} snapshot {path.stem}")
         return rows
@@ -229,20 +267,14 @@ class _Materialization:
         self.snapshots[view] = sound
 
     def _broken_as_a_whole(self, view: str, snapshot: pa.Table, accept_drop: bool) -> list[quality.BrokenRule]:
-        if (
-            ASSETS in self.raw
-            and SPECS[view].key == SPECS[ASSETS].key
-            and (broken := quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"]))
-        ):
+        if ASSETS in self.raw and (broken := quality.wrong_assets(view, snapshot, self.raw[ASSETS]["asset_id"])):
             return broken
         if accept_drop:
             return []
         settings = self.settings
         return quality.losses(view, snapshot, settings.feature_data_dir, self.as_of, settings.quality_max_drop)
 
-    def _write(self, view: str, store: FeatureStore | None) -> None:
-        if store:  # first of all: a view that is not registered cannot be published
-            registered_view(store, view)
+    def _write(self, view: str) -> None:
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         self.results[view].bytes = write_snapshot(self.snapshots[view], path)
         self.progress(view, "written", 1.0)

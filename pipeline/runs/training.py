@@ -31,6 +31,7 @@ from pipeline.registry.feast_store import open_feature_store, registered_view, r
 from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.queries import query_text
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def _instants(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def known_assets(source: PostgresSource) -> list[str]:
     """Return the keys of all assets that dCMMS has, whenever they existed."""
     query = "select lower(id::text) as asset_id from assets order by 1"
-    return source.copy(query, [], pa.schema([FRAME_SCHEMA.field("asset_id")]))["asset_id"].to_pylist()
+    assets: list[str] = source.copy(query, [], pa.schema([FRAME_SCHEMA.field("asset_id")]))["asset_id"].to_pylist()
+    return assets
 
 
 # The label ------------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def failure_labels(source: PostgresSource, frame: pa.Table, known_until: datetim
     if not due.num_rows:
         raise PipelineError(f"No row has a label yet: the 7 d after it must be over, so the last is {last.isoformat()}")
     instants = pc.unique(due["event_timestamp"]).to_pylist()
-    labels = source.copy((REPOSITORY / LABEL_SQL).read_text(encoding="utf-8"), instants, _LABELLED_SCHEMA)
+    labels = source.copy(query_text(REPOSITORY / LABEL_SQL), instants, _LABELLED_SCHEMA)
     keys = due.select(FRAME_SCHEMA.names).append_column(_ROW, pa.array(np.arange(due.num_rows)))
     labelled = keys.join(labels, FRAME_SCHEMA.names, join_type="inner").sort_by(_ORDER)
     if not labelled.num_rows:
@@ -186,9 +188,10 @@ def training_set(
     if clash := [name for name in frame.column_names if name in features.names]:
         raise PipelineError(f"The entity frame has a column {clash[0]}, as a feature of {service} is called: rename it")
     keys = frame.select(FRAME_SCHEMA.names)
-    if all(_is_local(store, view) for view in views.values()):
+    folders = {name: folder for name, view in views.items() if (folder := _local_folder(store, view))}
+    if len(folders) == len(views):
         parts = [
-            as_of_join(keys, Path(view.batch_source.path), schemas[name], view.ttl, live_snapshots=live_snapshots)
+            as_of_join(keys, folders[name], schemas[name], view.ttl, live_snapshots=live_snapshots)
             for name, view in views.items()
         ]
         columns = [column for part in parts for column in part.columns]
@@ -207,15 +210,17 @@ def _registered_service(store: FeatureStore, name: str) -> FeatureService:
         raise registry_error(error) from error
 
 
-def _is_local(store: FeatureStore, view: FeatureView) -> bool:
-    """Return whether DuckDB can read the snapshots of `view` from Parquet files on a disk."""
+def _local_folder(store: FeatureStore, view: FeatureView) -> Path | None:
+    """Return where DuckDB can read the snapshots of `view` as Parquet files on a disk; None where it cannot."""
     source = view.batch_source
-    return (
+    if (
         isinstance(store.config.offline_store, DuckDBOfflineStoreConfig)
         and isinstance(source, FileSource)
         and isinstance(source.file_format, ParquetFormat)
         and "://" not in source.path
-    )
+    ):
+        return Path(source.path)
+    return None
 
 
 def _joined_by_store(store: FeatureStore, keys: pa.Table, service: FeatureService, live_snapshots: bool) -> pa.Table:
@@ -223,9 +228,9 @@ def _joined_by_store(store: FeatureStore, keys: pa.Table, service: FeatureServic
     keys = keys.append_column("place", pa.array(np.arange(keys.num_rows)))
     # Stores differ in whether they answer equal rows once or twice, and in the order of all of them.
     distinct = keys.group_by(FRAME_SCHEMA.names).aggregate([("place", "min")]).rename_columns({"place_min": _ROW})
-    only_created = {"filter_by_created_timestamp": True} if live_snapshots else {}  # not every store knows it
     try:
-        joined = store.get_historical_features(distinct.to_pandas(), service, **only_created).to_arrow()
+        job = store.get_historical_features(distinct.to_pandas(), service, filter_by_created_timestamp=live_snapshots)
+        joined = job.to_arrow()
     except Exception as error:  # each offline store's engine raises its own kinds
         raise PipelineError(f"Offline store: {first_line(error)}. Check the snapshots in FEATURE_DATA_DIR.") from error
     rows = keys.join(distinct, FRAME_SCHEMA.names).sort_by("place")[_ROW]
@@ -265,28 +270,25 @@ class TrainingSetSummary:
 def write_training_set(
     settings: Settings,
     output: Path,
+    rows: Path | tuple[datetime, datetime, timedelta],
     *,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    every: timedelta = WEEK,
-    entities: Path | None = None,
     service: str = SERVICE,
     live_snapshots: bool = False,
 ) -> TrainingSetSummary:
     """Write a labelled training set to the Parquet file `output`, whole or not at all, and return what is in it.
 
-    The rows are those of the Parquet file `entities`, or all assets at the instants from `start` (inclusive) to `end`
-    (exclusive). See `training_set` for `service` and `live_snapshots`. Raises `PipelineError` where a part does.
+    The `rows` are those of a Parquet file, or all assets at the instants of a start (inclusive), an end (exclusive) and
+    a step. See `training_set` for `service` and `live_snapshots`. Raises `PipelineError` where a part does.
     """
     began = time.monotonic()
     if not output.parent.is_dir():
         raise PipelineError(f"There is no folder {output.parent} for the training set: make it, or choose another")
     if output.is_dir():
         raise PipelineError(f"{output} is a folder: name a file in it")
-    own_frame = checked_frame(_read_frame(entities)) if entities else None
+    given = checked_frame(_read_frame(rows)) if isinstance(rows, Path) else rows
     with retrying_for(settings.retry_seconds), open_feature_store() as store:
         with open_postgres(settings) as source:
-            frame = entity_frame(known_assets(source), start, end, every) if own_frame is None else own_frame
+            frame = entity_frame(known_assets(source), *given) if isinstance(given, tuple) else given
             logger.info("labels: %s rows", f"{frame.num_rows:,}")
             labelled = failure_labels(source, frame)
         logger.info("features: joining %s rows", f"{labelled.num_rows:,}")

@@ -136,7 +136,7 @@ def _in_any(start: NDArray[np.int64], stop: NDArray[np.int64], chosen: NDArray[n
     return np.flatnonzero(np.cumsum(edges))
 
 
-def _whole(paths: Sequence[Path]) -> list[str]:
+def _whole(paths: NDArray[np.object_]) -> list[str]:
     """Return those of the Parquet files `paths` that are whole; warn of the others."""
     whole = [str(path) for path in paths if is_whole(path)]
     if len(whole) < len(paths):

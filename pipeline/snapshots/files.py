@@ -2,9 +2,11 @@
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
 entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
+The footer also names the features that an older definition lacked and that a run has brought in as NULL.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,10 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.base.errors import first_line
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
+logger = logging.getLogger(__name__)
+
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_SET_ASIDE = b"set_aside"
+_SET_ASIDE, _LACKED = b"set_aside", b"lacked"
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -47,7 +52,8 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
 
 def remove_unfinished(data_dir: Path) -> None:
     """Remove what runs that died have left unfinished in the data directory, a day later."""
-    remove_leftovers(data_dir, "*/*/.*Z-*.tmp")
+    for pattern in ("*/.*-*.tmp", "*/*/.*Z-*.tmp"):
+        remove_leftovers(data_dir, pattern)
 
 
 def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST) -> Iterator[Path]:
@@ -63,13 +69,26 @@ def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datet
 
 
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
-    """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none."""
-    return next(snapshots(data_dir, view, last=until or LATEST), None)
+    """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none.
+
+    One that cannot be read is passed over with a warning.
+    """
+    return next(filter(can_be_read, snapshots(data_dir, view, last=until or LATEST)), None)
 
 
 def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime) -> list[Path]:
     """Return the snapshots of `view` as of `first` and later, up to `last` exclusively, in order."""
     return list(snapshots(data_dir, view, first, last - timedelta(microseconds=1)))[::-1]
+
+
+def can_be_read(path: Path) -> bool:
+    """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        logger.warning("passed over: the snapshot %s cannot be read: %s", path, first_line(error))
+        return False
+    return True
 
 
 def is_whole(path: Path) -> bool:
@@ -94,16 +113,38 @@ def set_aside_in(schema: pa.Schema) -> pa.Array:
     return pa.array(json.loads((schema.metadata or {}).get(_SET_ASIDE, b"[]")), pa.string())
 
 
+def with_lacked(snapshot: pa.Table, features: list[str]) -> pa.Table:
+    """Return `snapshot` with the note that its definition lacked `features` too, or had them as another type."""
+    notes = dict(snapshot.schema.metadata or {})
+    return snapshot.replace_schema_metadata(
+        notes | {_LACKED: json.dumps(sorted({*lacked_in(snapshot.schema), *features}))}
+    )
+
+
+def lacked_in(schema: pa.Schema) -> list[str]:
+    """Return the features that the snapshot of `schema` was computed without."""
+    return list(json.loads((schema.metadata or {}).get(_LACKED, b"[]")))
+
+
 def _holds(path: Path, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
         if not path.exists():
             return False
         held = read_snapshot(path)
-        if not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
+        if lacked_in(held.schema) or not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
             return False
         return bool(held.drop(["created"]).equals(table.drop(["created"])))
     except (OSError, pa.ArrowException, KeyError):
+        return False
+
+
+def has_snapshot_name(path: Path) -> bool:
+    """Return whether `path` is called as a snapshot is, and in the folder of its day."""
+    try:
+        instant = snapshot_instant(path)
+        return path.name == file_name(instant) and path.parent.name == _folder_name(instant)
+    except (ValueError, OverflowError):
         return False
 
 
@@ -114,8 +155,7 @@ def _folder_name(as_of: datetime) -> str:
 def _instant_of(path: Path) -> datetime | None:
     """Return the as-of instant of the snapshot at `path`, None where no snapshot has such a name or it is empty."""
     try:
-        instant = snapshot_instant(path)
-        is_named = path.name == file_name(instant) and path.parent.name == _folder_name(instant)
-        return instant if is_named and path.stat().st_size and path.is_file() else None
-    except (ValueError, OverflowError, FileNotFoundError):  # no instant, or a file that is gone by now
+        is_one = has_snapshot_name(path) and path.stat().st_size and path.is_file()
+    except FileNotFoundError:  # gone by now
         return None
+    return snapshot_instant(path) if is_one else None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots.files import newest_snapshot, read_snapshot, with_set_aside
+from pipeline.snapshots.files import read_snapshot, snapshots, with_set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def split(
     count, rows = np.count_nonzero(is_broken), snapshot.num_rows
     if count == rows or (count > FEW_ROWS and count / rows > max_rejected):
         return None, broken
-    keys = snapshot[SPECS[view].key].filter(is_broken)
+    keys = snapshot["asset_id"].filter(is_broken)
     return with_set_aside(snapshot.filter(pa.array(~is_broken)), keys), broken
 
 
@@ -90,11 +90,11 @@ def broken_rows(view: str, snapshot: pa.Table, as_of: datetime) -> list[BrokenRu
 
 def _row_rules(view: str, snapshot: pa.Table, as_of: datetime) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """Yield each rule of `view` in words, and whether a row breaks it; NULL where there is nothing to judge."""
-    key, features = SPECS[view].key, VIEWS[view].features
-    never_null = {key, "event_timestamp", "created"} | {f.name for f in features if f.tags["null"] == NEVER}
+    features = VIEWS[view].features
+    never_null = {"asset_id", "event_timestamp", "created"} | {f.name for f in features if f.tags["null"] == NEVER}
     ranges = {f.name: range_of(f) for f in features if f.dtype != String}
-    yield f"{key} is no lower-case uuid", pc.invert(pc.match_substring_regex(snapshot[key], _UUID_TEXT))
-    yield f"{key} is not unique", _is_repeated(snapshot[key])
+    yield "asset_id is no lower-case uuid", pc.invert(pc.match_substring_regex(snapshot["asset_id"], _UUID_TEXT))
+    yield "asset_id is not unique", _is_repeated(snapshot["asset_id"])
     is_other = pc.not_equal(snapshot["event_timestamp"], pa.scalar(as_of, TIMESTAMP))
     yield "event_timestamp is not the as-of instant", is_other
     for name in snapshot.column_names:
@@ -144,16 +144,15 @@ def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_d
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
     A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them; rows that are set aside
-    are not lost. Nothing is lost where there is no earlier snapshot, or a damaged one, which is logged.
+    are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken. Nothing
+    is lost where there is no earlier one.
     """
-    path = newest_snapshot(data_dir, view, until=as_of - timedelta(microseconds=1))
-    if path is None:
-        return []
-    try:
-        return list(_losses_since(path, view, snapshot, max_drop))
-    except (OSError, pa.ArrowException, KeyError):
-        logger.warning("%s: not compared with the previous snapshot, which cannot be read: %s", view, path)
-        return []
+    for path in snapshots(data_dir, view, last=as_of - timedelta(microseconds=1)):
+        try:
+            return list(_losses_since(path, view, snapshot, max_drop))
+        except (OSError, pa.ArrowException, KeyError):
+            logger.warning("%s: not compared with the snapshot %s, which cannot be read", view, path)
+    return []
 
 
 def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
@@ -161,9 +160,8 @@ def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) ->
     rows, rows_before = snapshot.num_rows, footer.num_rows
     lost = rows_before - rows
     if lost >= SMALLEST_LOSS and lost > max_drop * rows_before:
-        key = SPECS[view].key
-        keys = read_snapshot(path, [key])[key].combine_chunks()
-        gone = keys.filter(pc.invert(pc.is_in(keys, value_set=snapshot[key].combine_chunks())))
+        keys = read_snapshot(path, ["asset_id"])["asset_id"].combine_chunks()
+        gone = keys.filter(pc.invert(pc.is_in(keys, value_set=snapshot["asset_id"].combine_chunks())))
         text = f"{rows:,} rows where the snapshot {path.stem} has {rows_before:,}: assets are gone"
         yield BrokenRule(text, _none_of(snapshot), gone, is_loss=True)
     if not rows or not rows_before:

@@ -1,17 +1,19 @@
-"""Where the rows go that a quality gate has rejected, and what is said of them.
+"""Where the rows go that a quality gate has rejected, and what is said of them; and the files that are no snapshots.
 
 `<data dir>/quarantine/<view>/<as-of>.parquet`: the columns of a snapshot and `reason`, where no Feast source reads.
 """
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.snapshots.files import file_name
+from pipeline.snapshots.files import file_name, has_snapshot_name
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quality import BrokenRule
 
@@ -21,7 +23,25 @@ _NAMED = 3
 
 def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     """Return where the rejected rows of `view` as of `as_of` are kept."""
-    return data_dir / "quarantine" / view / file_name(as_of)
+    return quarantine_folder(data_dir, view) / file_name(as_of)
+
+
+def quarantine_folder(data_dir: Path, view: str) -> Path:
+    """Return where the rejected rows and the removed files of `view` are kept."""
+    return data_dir / "quarantine" / view
+
+
+def free_path(path: Path, data_dir: Path, view: str) -> Path:
+    """Return where the file at `path` can go in the quarantine of `view`, whose folder is made if need be.
+
+    The name is its own unless that is taken; that of a snapshot is, by rejected rows of its instant, if not now then
+    later.
+    """
+    folder = quarantine_folder(data_dir, view)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = count(1 if has_snapshot_name(path) else 0)
+    names = (f"{path.stem}.{number}{path.suffix}" if number else path.name for number in numbers)
+    return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
 def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> int:

@@ -13,7 +13,8 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from features.failure_within_7d import LABEL_SQL
 from pipeline import REPOSITORY
 from pipeline.base.specs import SPECS
-from pipeline.sources.extract import backfill_query_of, query_of
+from pipeline.sources.extract import UNDATED_ROWS, query_of
+from pipeline.sources.queries import query_text
 
 # Sites without wind turbines may lack these tables; columns they do not lack.
 OPTIONAL_TABLES = ("wind_turbine_metadata",)
@@ -42,10 +43,9 @@ _HEAD = """\
 
 
 def postgres_queries() -> list[str]:
-    """Return every query that is sent to dCMMS's PostgreSQL for features and label."""
+    """Return every query that is sent to dCMMS's PostgreSQL for features and label, and the count of undated rows."""
     views = [view for view, spec in SPECS.items() if spec.engine == "postgresql"]
-    queries = [make(view) for view in views for make in (query_of, backfill_query_of)]
-    return [*queries, (REPOSITORY / LABEL_SQL).read_text(encoding="utf-8")]
+    return [*map(query_of, views), query_text(REPOSITORY / LABEL_SQL), UNDATED_ROWS]
 
 
 @cache
@@ -54,7 +54,7 @@ def postgres_columns() -> dict[str, list[str]]:
     read: dict[str, set[str]] = {}
     for query in postgres_queries():
         for scope in traverse_scope(sqlglot.parse_one(query, dialect="postgres")):
-            for name, source in scope.sources.items():
+            for name, (_, source) in scope.selected_sources.items():
                 if isinstance(source, exp.Table):
                     read.setdefault(source.name, set()).update(_read_of(name, scope))
     return {table: sorted(read[table]) for table in sorted(read)}
@@ -62,8 +62,8 @@ def postgres_columns() -> dict[str, list[str]]:
 
 def _read_of(table: str, scope: Scope) -> set[str]:
     """Return the columns that a select reads of its `table`: with its name, by USING, or what no other source has."""
-    derived = [source for source in scope.sources.values() if isinstance(source, Scope)]
-    others = {name for source in derived for name in source.expression.named_selects}
+    derived = [source.expression for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
+    others = {name for query in derived if isinstance(query, exp.Query) for name in query.named_selects}
     joined = {name.name for join in scope.expression.args.get("joins", ()) for name in join.args.get("using", ())}
     return joined | {c.name for c in scope.columns if c.table == table or not (c.table or c.name in others)}
 

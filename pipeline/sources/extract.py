@@ -1,7 +1,9 @@
 """Extraction of the feature views from both databases: the SQL beside each definition, completed by its spec."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -11,6 +13,11 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.specs import SPECS, TIMESTAMP, snapshot_schema
 from pipeline.sources.postgres import PostgresSource
 from pipeline.sources.queries import query_text
+
+logger = logging.getLogger(__name__)
+
+UNDATED_ROWS = query_text(Path(__file__).parent / "sql" / "undated_rows.sql")
+_UNDATED_ROWS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("assets", "work_orders", "alerts")])
 
 
 def views_to_read(views: Sequence[str], engine: str) -> list[str]:
@@ -25,7 +32,7 @@ def query_of(view: str) -> str:
 
 
 def backfill_query_of(view: str) -> str:
-    """Return the SQL that extracts `view` for many instants at little more than the cost of one."""
+    """Return the SQL that extracts a ClickHouse `view` for many instants at little more than the cost of one."""
     return query_text(REPOSITORY / "features" / "backfill" / f"{view}.sql")
 
 
@@ -34,8 +41,7 @@ def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime
 
     Raises `PipelineError` where the query fails.
     """
-    query = query_of(view) if len(instants) == 1 else backfill_query_of(view)
-    return source.copy(query, instants, SPECS[view].extracted_schema)
+    return source.copy(query_of(view), instants, SPECS[view].extracted_schema)
 
 
 def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:
@@ -48,6 +54,17 @@ def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.T
     return table
 
 
+def warn_of_undated_rows(source: PostgresSource) -> None:
+    """Log how many rows no view counts, because their own date is missing or infinite.
+
+    Raises `PipelineError` where the query fails.
+    """
+    (row,) = source.copy(UNDATED_ROWS, [], _UNDATED_ROWS_SCHEMA).to_pylist()
+    if any(row.values()):
+        counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in row.items() if count)
+        logger.warning("PostgreSQL: rows left out, whose own date is missing or infinite: %s", counts)
+
+
 def completed(spec: ViewSpec, rows: Mapping[str, pa.Table]) -> pa.Table:
     """Return the rows of a view, out of the extracted `rows` of all views as of one instant, with all its features."""
     others = {need.view: rows[need.view] for need in spec.needs if need.view in rows}
@@ -55,7 +72,7 @@ def completed(spec: ViewSpec, rows: Mapping[str, pa.Table]) -> pa.Table:
 
 
 def as_snapshot(view: str, table: pa.Table, created: datetime) -> pa.Table:
-    """Return `table` in exactly the snapshot's columns, extracted at `created`, ordered by key."""
+    """Return `table` in exactly the snapshot's columns, extracted at `created`, ordered by asset."""
     stamped = table.append_column("created", pa.repeat(pa.scalar(created, TIMESTAMP), table.num_rows))
     schema = snapshot_schema(view)
-    return stamped.select(schema.names).cast(schema).sort_by(SPECS[view].key).combine_chunks()
+    return stamped.select(schema.names).cast(schema).sort_by("asset_id").combine_chunks()

@@ -13,7 +13,6 @@ import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 import pyarrow.csv
-from psycopg2 import sql
 
 from pipeline.base import libpq
 from pipeline.base.clock import CLOCK_TOLERANCE, ClockError
@@ -28,10 +27,20 @@ from pipeline.base.stop import at_stop
 _NO_WIND_TURBINES = (
     "with wind_turbine_metadata as (select null::uuid as asset_id, null::numeric as rated_power_mw where false)"
 )
+# What a server, a database or a role may set otherwise, and what decides how a value is read or written.
+_SPELLING = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+}
+# The planner takes intermediate results for smaller than they are: it shall hash them, not compare each asset with
+# every other one. Nor are queries that take seconds worth compiling.
+_PLANNING = {"enable_nestloop": "off", "jit": "off"}
 # A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
 _SILENCE_SECONDS = 10
-# A host that vanished without a word is noticed within 90 s: idle, then 3 probes 10 s apart; milliseconds to be heard.
-_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 90_000}
 
 
 class PostgresSource:
@@ -43,7 +52,7 @@ class PostgresSource:
         self._silence_seconds = timeout_seconds + _SILENCE_SECONDS
         with connection.cursor() as cursor:
             cursor.execute("select to_regclass('wind_turbine_metadata') is not null, clock_timestamp()")
-            self._has_wind_turbines, self._opened_at = cursor.fetchone()
+            ((self._has_wind_turbines, self._opened_at),) = cursor.fetchall()
 
     def check_instant(self, as_of: datetime) -> None:
         """Raise `ClockError` where `as_of` has not come yet by the clock of the database: it cannot know its facts."""
@@ -142,14 +151,18 @@ def _connect(settings: Settings, connect_seconds: int) -> PostgresSource:
             connect_timeout=connect_seconds,
             application_name="feature_store",
             client_encoding="utf8",
-            **_KEEPALIVES,
+            # A host that vanished without a word is noticed within 90 s: idle, then 3 probes; milliseconds to be heard.
+            keepalives_idle=60,
+            keepalives_interval=10,
+            keepalives_count=3,
+            tcp_user_timeout=90_000,
         )
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with _broken_off_after(_SILENCE_SECONDS, connection), connection.cursor() as cursor:
+            session = _SPELLING | _PLANNING | {"statement_timeout": f"{timeout_seconds}s"}
             cursor.execute(
-                sql.SQL(
-                    "set local timezone = 'UTC'; set local datestyle = 'ISO'; set local statement_timeout = {}"
-                ).format(sql.Literal(timeout_seconds * 1000))
+                "select set_config(name, setting, true) from unnest(%s, %s) as settings (name, setting)",
+                (list(session), list(session.values())),
             )
             return PostgresSource(connection, timeout_seconds)
     except psycopg2.Error as error:

@@ -8,15 +8,29 @@ import sys
 from pathlib import Path
 
 from pipeline import REPOSITORY
+from pipeline.base.errors import PipelineError
 
 FRAGMENTS = REPOSITORY / "features" / "shared"
+# (:name), as psql has it; a looser pattern would also find the (?:e of a regular expression.
 _FRAGMENT = re.compile(r"\(:(\w+)\)")
+# psql reads its fragments by these lines.
+_PSQL_SET = re.compile(r"^\\set .*\n", re.MULTILINE)
 
 
 def query_text(path: Path) -> str:
-    """Return the SQL of a file; each `(:name)` in it, and in fragments, is features/shared/name.sql in brackets."""
-    text = path.read_text(encoding="utf-8")
-    return _FRAGMENT.sub(lambda match: f"(\n{query_text(FRAGMENTS / f'{match[1]}.sql')})", text)
+    """Return the SQL of a file as a server takes it.
+
+    Each `(:name)` in it, and in fragments, is features/shared/name.sql in brackets. Raises `PipelineError` where there
+    is no such file.
+    """
+
+    def fragment(match: re.Match[str]) -> str:
+        named = FRAGMENTS / f"{match[1]}.sql"
+        if not named.is_file():
+            raise PipelineError(f"{path.name} names the fragment {match[0]}, but there is no {named}")
+        return f"(\n{query_text(named)})"
+
+    return _FRAGMENT.sub(fragment, _PSQL_SET.sub("", path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

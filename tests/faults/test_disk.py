@@ -40,12 +40,11 @@ def test_full_file_system(net: Net, tmp_path: Path) -> None:
     world.restore()
     kept = tmp_path / "kept"
     kept.mkdir()
-    small = tmp_path / "small"
-    small.mkdir()
+    copy = shutil.copytree(world.data, tmp_path / "copy")
     command = [sys.executable, "materialize_features.py", "--as-of", B.isoformat()]
     result = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", small, world.data, kept, *command],
-        env=os.environ | world.variables | {"FEATURE_DATA_DIR": str(small)},
+        ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", world.data, copy, kept, *command],
+        env=os.environ | world.variables,
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -34,7 +34,7 @@ from pipeline.base.specs import VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from tests.dcmms import T
 from tests.faults.worker import Commands, Outcome
-from tests.stores import apply_definitions, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, write_feature_store_yaml
 
 A, B = T - timedelta(days=20), T
 _DATABASE = "dcmms_analytics"
@@ -194,7 +194,7 @@ class World:
         assert now.files.keys() >= self.before.files.keys(), "a snapshot is lost"
         for view, intervals in now.intervals.items():
             assert any(intervals == state.intervals[view] for state in allowed), (view, intervals)
-        leftovers = [path.name for path in self.data.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+        leftovers = [path.name for path in self.data.rglob("*") if is_written(path) and path.suffix != ".parquet"]
         assert all(name.startswith(".") and name.endswith(".tmp") for name in leftovers), leftovers
         if self.metrics.exists():
             names = {family.name for family in text_string_to_metric_families(self.metrics.read_text())}

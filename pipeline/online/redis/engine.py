@@ -21,7 +21,7 @@ from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.online.redis.departed import departed_online, departed_since
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
-from pipeline.snapshots.files import snapshot_path, snapshots_between
+from pipeline.snapshots.files import can_be_read, snapshot_path, snapshots_between
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
 _READ_ROWS = 16_384
@@ -182,4 +182,5 @@ def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Pa
     if not published or published >= as_of:  # a snapshot of the same instant has been replaced
         return []
     snapshots = snapshots_between(data_dir, view.name, published, as_of)
-    return snapshots if snapshot_path(data_dir, view.name, published) in snapshots else []
+    is_complete = snapshot_path(data_dir, view.name, published) in snapshots and all(map(can_be_read, snapshots))
+    return snapshots if is_complete else []

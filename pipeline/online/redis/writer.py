@@ -211,6 +211,6 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
 def _raise_error(replies: Iterable[object]) -> None:
     for reply in replies:
         if isinstance(reply, Exception):
-            error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]
+            error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]  # redis has no types for it
             error.args = (str(reply),)  # the client would take the code off what Redis said
             raise error

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httpclient import HttpClient
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.settings import Settings
@@ -50,20 +51,24 @@ def check_clickhouse(settings: Settings) -> Iterator[Check]:
         client = source.client
         yield CLICKHOUSE.ok("connection", f"{source.where}, version {client.server_version}")
         try:
-            if hasattr(client, "url"):  # the engine in this process has its clock, and its rights
+            if isinstance(client, HttpClient):  # the engine in this process has its clock, and its rights
                 yield _transport(client)
-                yield check_clock(CLICKHOUSE, lambda: float(client.command("select toFloat64(now64(6, 'UTC'))")))
+                yield check_clock(CLICKHOUSE, lambda: _seconds(client))
                 yield _role(client)
             yield from _table(source, settings)
         except (ClickHouseError, OSError) as error:
             yield CLICKHOUSE.fails("session", reason(error), "look at the server's log; then run doctor again")
 
 
-def _transport(client: Client) -> Check:
+def _seconds(client: HttpClient) -> float:
+    return float(str(client.command("select toFloat64(now64(6, 'UTC'))")))
+
+
+def _transport(client: HttpClient) -> Check:
     url = urlsplit(client.url)
     return check_transport(
         CLICKHOUSE,
-        url.hostname,
+        url.hostname or "",
         encrypted=url.scheme == "https",
         verified=url.scheme == "https",
         fix="set CLICKHOUSE_HOST to https://host:8443, and CLICKHOUSE_CA_CERT where the certificate is the site's own",

@@ -1,6 +1,7 @@
 """All that the doctor looks at, in the order in which things depend on each other."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from pipeline.base.errors import first_line
 from pipeline.operations.doctor.check import Check, Subject
@@ -12,29 +13,33 @@ from pipeline.operations.doctor.settings import read_settings
 from pipeline.operations.doctor.snapshots import SNAPSHOTS, check_snapshots
 from pipeline.operations.doctor.store import read_store_config
 
+Needed = TypeVar("Needed")
+
 
 def examine() -> Iterator[Check]:
     """Yield one finding after the other, of everything that a run needs; none of them raises."""
     checks, settings = read_settings()
     yield from checks
     for subject, check in ((POSTGRES, check_postgres), (CLICKHOUSE, check_clickhouse), (SNAPSHOTS, check_snapshots)):
-        if settings:
-            yield from _guarded(subject, check, settings)
-        else:
-            yield subject.not_checked(("all",), "needs good settings")
+        yield from _guarded(subject, check, settings, "good settings")
     checks, config = read_store_config()
     yield from checks
-    for subject, check in ((REGISTRY, check_registry), (REDIS, check_redis)):
-        if config:
-            yield from _guarded(subject, check, config)
-        else:
-            yield subject.not_checked(("all",), "needs a good feature_store.yaml")
+    for subject, of_store in ((REGISTRY, check_registry), (REDIS, check_redis)):
+        yield from _guarded(subject, of_store, config, "a good feature_store.yaml")
 
 
-def _guarded(subject: Subject, check: Callable[..., Iterator[Check]], *arguments: object) -> Iterator[Check]:
-    """Yield from a check; what it does not expect is a finding, too, and does not keep the others from being made."""
+def _guarded(
+    subject: Subject, check: Callable[[Needed], Iterator[Check]], needed: Needed | None, what: str
+) -> Iterator[Check]:
+    """Yield from a check, if there is what it needs.
+
+    What it does not expect is a finding, too, and does not keep the others from being made.
+    """
+    if needed is None:
+        yield subject.not_checked(("all",), f"needs {what}")
+        return
     try:
-        yield from check(*arguments)
+        yield from check(needed)
     except Exception as error:
         yield subject.fails(
             "check",

@@ -64,21 +64,19 @@ def _connected(source: PostgresSource) -> Iterator[Check]:
 
 def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
     def server_time() -> float:
-        nonlocal row
-        cursor.execute(_SESSION, {"tables": list(postgres_columns())})
-        row = cursor.fetchone()
-        return row[2]
+        cursor.execute("select extract(epoch from clock_timestamp())::double precision")
+        ((seconds,),) = cursor.fetchall()
+        return float(seconds)
 
-    row: tuple = ()
-    clock = check_clock(POSTGRES, server_time)
-    major, version, _, may_write = row
+    cursor.execute(_SESSION, {"tables": list(postgres_columns())})
+    ((major, version, may_write),) = cursor.fetchall()
     if major < OLDEST_VERSION:
         yield POSTGRES.fails(
             "version", f"{version}, and the SQL needs {OLDEST_VERSION}", f"upgrade to PostgreSQL {OLDEST_VERSION}"
         )
     else:
         yield POSTGRES.ok("version", version)
-    yield clock
+    yield check_clock(POSTGRES, server_time)
     if may_write:
         yield POSTGRES.warning(
             "role", "may also change rows or make tables, which no run does", f"give it no more than {_GRANTS} does"

@@ -2,7 +2,6 @@
 select
     current_setting('server_version_num')::integer / 10000 as major_version,
     current_setting('server_version') as version,
-    extract(epoch from clock_timestamp())::double precision as server_time,
     rolsuper
     or coalesce(has_schema_privilege(current_schema(), 'create'), false)
     or exists (

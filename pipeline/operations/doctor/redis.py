@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
@@ -76,7 +76,7 @@ def check_redis(config: RepoConfig) -> Iterator[Check]:
 
 def _connected(client: Redis, config: RepoConfig, host: str, port: str, options: Mapping[str, Any]) -> Iterator[Check]:
     try:
-        info = client.info()
+        info = cast(dict[str, Any], client.info())
     except NoPermissionError as error:
         yield REDIS.ok("connection", f"{host}:{port}")
         yield REDIS.warning("details", first_line(error), f"let its user ask for INFO: see {_ACL}")
@@ -109,7 +109,7 @@ def _connected(client: Redis, config: RepoConfig, host: str, port: str, options:
 
 
 def _seconds(client: Redis) -> float:
-    seconds, microseconds = client.time()
+    seconds, microseconds = cast(tuple[int, int], client.time())
     return seconds + microseconds / 1e6
 
 

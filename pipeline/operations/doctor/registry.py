@@ -1,6 +1,7 @@
 """Feast's registry: reachable, with the rights for registry, lock and ledger, and in step with the definitions."""
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ _TYPES = {Entity: FeastObjectType.ENTITY, FeatureView: FeastObjectType.FEATURE_V
 def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yield each kind of object with those registered and those defined, by name."""
 
-    def registered(column: Column, proto: Any, kind: Any) -> dict[str, Any]:
+    def registered(column: Column[bytes], proto: Any, kind: Any) -> dict[str, Any]:
         rows = connection.execute(select(column).where(column.table.c.project_id == project)).scalars()
         objects = [kind.from_proto(proto.FromString(bytes(row))) for row in rows]
         return {item.name: item for item in objects if item.name != "__dummy"}
@@ -182,9 +183,9 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
 
 def _with_source_of_today(view: FeatureView) -> FeatureView:
     """Return `view` with its source where the settings of now have it."""
-    copy = view.__copy__()
-    copy.batch_source = snapshots_of(view.name)
-    return copy
+    of_today = copy(view)
+    of_today.batch_source = snapshots_of(view.name)
+    return of_today
 
 
 def _changes(stored: Any, definition: Any) -> list[str]:

@@ -10,6 +10,7 @@ from pipeline.base.settings import Settings
 from pipeline.base.views import VIEW_NAMES
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.snapshots.files import newest_snapshot
+from pipeline.snapshots.upkeep import look
 
 SNAPSHOTS = Subject("Snapshots")
 # Room for so many more runs like the last one is little; and no disk should be fuller than this.
@@ -33,12 +34,13 @@ def check_snapshots(settings: Settings) -> Iterator[Check]:
             f"{place} cannot be written: {error.strerror}",
             "give the user of the runs the right to write there, or set FEATURE_DATA_DIR to another folder",
         )
-        yield SNAPSHOTS.not_checked(("space", "leftovers"), "needs the folder")
+        yield SNAPSHOTS.not_checked(("space", "leftovers", "files"), "needs the folder")
         return
     text = f"{folder} can be written" if place == folder else f"{folder} is not there yet; {place} can be written"
     yield SNAPSHOTS.ok("folder", text)
     yield _space(folder, place)
     yield _leftovers(folder)
+    yield _files(folder)
 
 
 def _space(folder: Path, place: Path) -> Check:
@@ -65,6 +67,21 @@ def _leftovers(folder: Path) -> Check:
         f"{len(left)} temporary files of runs that died, {size}, e.g. {left[0]}",
         f"find {folder} -name '.*.tmp' -mmin +60 -delete",
     )
+
+
+def _files(folder: Path) -> Check:
+    found = [look(folder, view) for view in VIEW_NAMES]
+    strays = [path for each in found for path in (*each.strays, *each.unsettled)]
+    older = [path for each in found for path in each.older]
+    texts = []
+    if strays:
+        texts.append(f"{len(strays)} files are no snapshots that can be read, e.g. {strays[0]}")
+    if older:
+        texts.append(f"{len(older)} snapshots are of an older definition, e.g. {older[0]}")
+    if texts:
+        fix = "the next run moves the former into quarantine/, brings the latter to the columns of now: docs/history.md"
+        return SNAPSHOTS.warning("files", f"{' and '.join(texts)}: Feast's own readers stumble", fix)
+    return SNAPSHOTS.ok("files", "snapshots alone, with the columns of the definitions")
 
 
 def _size(number: float) -> str:
