@@ -27,8 +27,11 @@ from dev.stack import REPOSITORY, ensure_database
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
 METRICS = 5
-# The hour of which every bucket is stored a second time for the last measurement.
-STORED_TWICE = "2025-12-20 03:00:00"
+# Which buckets are stored a second time for the last measurements, one after the other.
+COPIES = {
+    "an hour stored twice": "time_bucket = toDateTime('2025-12-20 03:00:00', 'UTC')",
+    "1 % at random stored twice": "cityHash64(asset_id, metric_name, time_bucket) % 100 = 0",
+}
 
 ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 
@@ -87,8 +90,10 @@ def measure_fleets(sizes: list[int], runs: int, say: Callable[[str], None]) -> l
                 whole.append(_worker("run", environment))
             record["run_seconds"] = statistics.median(result["seconds"] for result in whole)
             record["run_megabytes"] = max(result["megabytes"] for result in whole)
-            say(f"{assets:,} assets: extraction with an hour stored twice")
-            record["with_copies"] = _worker("extract-copies", environment, str(runs), STORED_TWICE)
+            record["with_copies"] = {}
+            for copies, condition in COPIES.items():
+                say(f"{assets:,} assets: extraction with {copies}")
+                record["with_copies"][copies] = _worker("extract-copies", environment, str(runs), condition)
             records.append(record)
     return records
 
@@ -149,7 +154,10 @@ def extract_views(runs: int) -> dict:
 
 
 def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
-    """Return the medians for telemetry_features, after the buckets of the instant `store_twice` were stored again."""
+    """Return the medians for telemetry_features, and the peak memory of this process in MB.
+
+    First, the buckets that the condition `store_twice` selects are stored again.
+    """
     from pipeline.base.settings import load_settings
     from pipeline.sources import telemetry
     from pipeline.sources.clickhouse import open_clickhouse
@@ -157,8 +165,8 @@ def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
     settings = load_settings()
     with open_clickhouse(settings) as clickhouse:
         if store_twice:
-            rows = "select * from telemetry_aggregates where time_bucket = {start:DateTime('UTC')}"
-            clickhouse.client.command(f"insert into telemetry_aggregates {rows}", parameters={"start": store_twice})
+            rows = f"select * from telemetry_aggregates where {store_twice}"
+            clickhouse.client.command(f"insert into telemetry_aggregates {rows}")
 
         def scan() -> None:
             with clickhouse.client.query_arrow_stream(FLOORS[TELEMETRY]) as blocks:
@@ -166,7 +174,8 @@ def extract_telemetry(runs: int, *, store_twice: str = "") -> dict[str, float]:
                     pass
 
         seconds = settings.bucket_seconds
-        return _in_turns(runs, scan, partial(telemetry.extract_telemetry, clickhouse, TELEMETRY, AS_OF, seconds))
+        medians = _in_turns(runs, scan, partial(telemetry.extract_telemetry, clickhouse, TELEMETRY, AS_OF, seconds))
+    return medians | {"megabytes": peak_megabytes()}
 
 
 def _in_turns(runs: int, floor: Callable[[], object], extraction: Callable[[], object]) -> dict[str, float]:
@@ -201,7 +210,7 @@ _TASKS = {
     "load": lambda assets: load(int(assets)),
     "extract": lambda runs: extract_views(int(runs)),
     "run": whole_run,
-    "extract-copies": lambda runs, start: extract_telemetry(int(runs), store_twice=start),
+    "extract-copies": lambda runs, condition: extract_telemetry(int(runs), store_twice=condition),
 }
 
 

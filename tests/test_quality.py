@@ -94,7 +94,9 @@ def test_signed_feature_has_the_bounds_that_it_states() -> None:
 
 def test_null_policy_of_the_contract() -> None:
     policies = {policy: {f.name for _, f in FEATURES if f.tags["null"] == policy} for policy in (NEVER, COMES_AND_GOES)}
-    counts = {f.name for _, f in FEATURES if f.tags["unit"] == "count"} - {"anomaly_count_7d", "anomaly_count_30d"}
+    counts = {f.name for _, f in FEATURES if f.tags["unit"] == "count"} - {
+        f"anomaly_count_{days}d" for days in (7, 30, 90)
+    }
     text = {"tenant_id", "site_id", "asset_type"}
     assert policies[NEVER] == counts | text | {"health_score", "hours_since_last_telemetry"}
     assert policies[COMES_AND_GOES] == {

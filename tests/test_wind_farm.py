@@ -85,7 +85,7 @@ def _expected(records: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
         features[f"total_generation_kwh_{days}d"] = window.sum() / 6
         features[f"capacity_factor_{days}d"] = window.sum() / 6 / (RATED_KW * hours)
         features[f"rolling_avg_power_{days}d"] = window.mean()
-        features[f"availability_{days}d"] = _availability(window, within(90, power))
+        features[f"availability_{days}d"] = _availability(window, within(90, power), as_of)
     features["avg_daily_generation_kwh"] = features["total_generation_kwh_30d"] / (hours / 24)
     features["rolling_max_power_7d"] = within(7, power).max()
     features["rolling_avg_temperature_7d"] = within(7, temperature).mean()
@@ -94,9 +94,11 @@ def _expected(records: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
     return pd.DataFrame(features)
 
 
-def _availability(window: pd.DataFrame, quarter: pd.DataFrame) -> pd.Series:
+def _availability(window: pd.DataFrame, quarter: pd.DataFrame, as_of: pd.Timestamp) -> pd.Series:
     """Of the buckets in which at least half of the others (with data) produce: the share in which it does."""
-    produces = (window > 0) & (window > quarter.max() / 100)
+    day = (as_of - quarter.index - pd.Timedelta(1, "us")) // pd.Timedelta(days=1)
+    usual_peak = quarter.groupby(day).max().quantile(0.5, interpolation="lower")
+    produces = (window > 0) & (window > usual_peak / 100)
     share = {}
     for turbine in window:
         others = window.columns.drop(turbine)
