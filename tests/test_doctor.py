@@ -160,7 +160,7 @@ def test_for_people_there_is_a_line_per_check_and_the_fix_below(
     assert lines[at + 2] == (
         "not checked PostgreSQL               TLS, version, clock, role, schema, rights, SQL: no connection"
     )
-    assert lines[-1] == "ok 30, warnings 0, failures 1: put right what fails"
+    assert lines[-1] == "ok 31, warnings 0, failures 1: put right what fails"
 
 
 def test_everything_down_at_once_is_told_in_time(
