@@ -99,7 +99,7 @@ def test_a_signal_stops_whatever_is_waited_for(
 
     with ExitStack() as stack, dcmms.postgres.cursor() as cursor:
         stack.callback(dcmms.postgres.rollback)
-        cursor.execute("lock table alerts in access exclusive mode")
+        cursor.execute("lock table asset_health_scores in access exclusive mode")
         frozen.suspend()
         stack.callback(frozen.resume)
         started = {

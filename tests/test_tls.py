@@ -62,10 +62,12 @@ def servers(production: Production, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def encrypted(servers: Encrypted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encrypted:
-    """The environment of a run over TLS, with good certificates everywhere, and an empty Redis."""
+    """The environment of a run over TLS, with good certificates, registered definitions and an empty Redis."""
     servers.production.use(monkeypatch, tmp_path / "data", **servers.settings(servers.certificates.authority))
     for proxy in servers.proxies.values():
         proxy.context = servers.certificates.good
+    servers.production.register()
+    for proxy in servers.proxies.values():
         proxy.connections = 0
     with Redis(port=servers.production.redis.port) as client:
         client.flushall()
@@ -73,7 +75,6 @@ def encrypted(servers: Encrypted, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_goes_over_tls_to_all_servers(encrypted: Encrypted) -> None:
-    encrypted.production.register()
     # reads both databases, writes to the registry and to Redis
     result = invoke("--as-of", encrypted.production.as_of_text, "--view", "telemetry_features")
     assert result.exit_code == 0, result.output
