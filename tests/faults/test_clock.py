@@ -36,6 +36,7 @@ def test_instant_that_the_clock_has_not_reached(net: Net) -> None:
     outcome = net.run(clock=partial(set_to, B - HOUR))
     assert "is in the future" in outcome.output
     assert net.world.state() == net.world.before
+    assert outcome.exit_code == 64
     assert net.judge(outcome, "clock behind the instant") == CLEAR_FAILURE
 
 
