@@ -169,15 +169,18 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", command, str(tmp_path / "engine")], stdout=subprocess.PIPE, text=True
     ) as waiting:
-        assert waiting.stdout.readline() == "begun\n"
-        # In Python already the first signal would end it: the engine has begun when it has used a second.
-        used = psutil.Process(waiting.pid).cpu_times
-        begun = used().user
-        wait_until(lambda: used().user > begun + 1, {"query": waiting}, "the query runs")
-        waiting.send_signal(signal.SIGINT)
-        assert waiting.stdout.readline() == "told 130\n"
-        waiting.send_signal(signal.SIGINT)
-        assert "Stopped by SIGINT" in waiting.stdout.read()
+        try:
+            assert waiting.stdout.readline() == "begun\n"
+            # In Python already the first signal would end it: the engine has begun when it has used a second.
+            used = psutil.Process(waiting.pid).cpu_times
+            begun = used().user
+            wait_until(lambda: used().user > begun + 1, {"query": waiting}, "the query runs")
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.stdout.readline() == "told 130\n"
+            waiting.send_signal(signal.SIGINT)
+            assert "Stopped by SIGINT" in waiting.stdout.read()
+        finally:
+            waiting.kill()
     assert waiting.returncode == 130
 
 
