@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs deploy-tools \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -46,6 +46,12 @@ bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs
 docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from the definitions and the SQL
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
+
+# Programs that check what deploy/ holds, by their Debian packages. Without one of them its test is passed over.
+deploy-tools: ## install promtool, systemd-analyze and logrotate, as root on Debian, where they are missing
+	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate; do \
+		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
+	done | xargs -r sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
 lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types

@@ -206,9 +206,13 @@ def test_crontab_runs_the_command_and_reports_failure(tmp_path: Path) -> None:
     environment |= {"REPOSITORY": str(REPOSITORY), "PATH": os.environ["PATH"]}
     job = job.replace('"$REPOSITORY/.venv/bin/python"', sys.executable)
     done = subprocess.run([variables["SHELL"], "-c", job], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == f"materialize_features.py failed with exit code 1: see {tmp_path}/log\n"
+    assert (
+        done.stdout
+        == f"materialize_features.py: exit code 1. docs/runbook.md says what to do; the log is {tmp_path}/log.\n"
+    )
     (error,) = [line for line in (tmp_path / "log").read_text().splitlines() if '"ERROR"' in line]
     assert "DATABASE_URL is missing" in json.loads(error)["message"]
+    assert done.stderr == json.loads(error)["message"] + "\n", "the mail says the cause"
     assert "feature_store_run_exit_code 1.0" in (tmp_path / "metrics.prom").read_text()
 
 

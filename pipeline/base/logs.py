@@ -1,6 +1,7 @@
 """Log lines for people, or one JSON object per line for a log collector."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
@@ -24,21 +25,45 @@ class _JsonFormatter(JsonFormatter):
         return redacted(str(super().formatException(exc_info)))
 
 
+class _TextFormatter(logging.Formatter):
+    def formatException(self, exc_info: Any) -> str:
+        return redacted(super().formatException(exc_info))
+
+
 def choose_format(name: str) -> None:
     """Write log lines as `json`, warnings of libraries too, or as `text`, whose looks are the console's."""
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler.formatter, JsonFormatter)]
     logger.handlers.clear()
     if name == "json":
-        handler = logging.StreamHandler()
-        handler.setFormatter(
-            _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
-        )
-        handler.addFilter(WithoutSecrets())
-        logger.addHandler(handler)
-        logger.propagate = False
-        root.addHandler(handler)
+        _write_json(logging.StreamHandler())
     logging.captureWarnings(name == "json")
+
+
+def write_to(path: Path) -> None:
+    """Append JSON lines to the file; standard error gets the errors alone, in plain words: what a mail should say.
+
+    Raises `OSError` where the file cannot be written.
+    """
+    file = logging.FileHandler(path, encoding="utf-8")
+    choose_format("text")
+    _write_json(file)
+    logging.captureWarnings(True)
+    errors = logging.StreamHandler()
+    errors.setLevel(logging.ERROR)
+    errors.setFormatter(_TextFormatter())
+    errors.addFilter(WithoutSecrets())
+    logger.addHandler(errors)
+
+
+def _write_json(handler: logging.Handler) -> None:
+    handler.setFormatter(
+        _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
+    )
+    handler.addFilter(WithoutSecrets())
+    logger.addHandler(handler)
+    logger.propagate = False
+    logging.getLogger().addHandler(handler)
 
 
 def are_json() -> bool:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -75,6 +76,15 @@ def _limit_time(_ctx: click.Context, _param: click.Parameter, seconds: float | N
         set_time_limit(seconds)
 
 
+def _log_to(path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        logs.write_to(path)
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="--log-file") from None
+
+
 def instant_option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
     """Return the option `name` that takes a date or an instant."""
     return click.option(name, callback=instant, metavar="INSTANT", help=text, **attributes)
@@ -93,6 +103,13 @@ log_format_option = click.option(
     expose_value=False,
     callback=lambda _ctx, _param, name: logs.choose_format(name),
     help="json: one object per line on standard error, in place of the table, too.",
+)
+log_file_option = click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    expose_value=False,
+    callback=lambda _ctx, _param, path: _log_to(path),
+    help="Append JSON lines to this file; standard error has errors alone, in plain words: the mail of cron.",
 )
 wait_option = click.option(
     "--wait",

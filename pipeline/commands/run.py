@@ -46,6 +46,7 @@ rejected a view; 64 wrong options; 75 another run is busy; 124 --timeout; 130 Ct
 )
 @options.timeout_option()
 @options.log_format_option
+@options.log_file_option
 @options.quiet_option
 def run(
     as_of: datetime,
