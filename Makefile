@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs deploy-tools \
+	test-manifests image-test \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -39,6 +40,17 @@ test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, ser
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
+
+test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and docker-compose.yml, by hadolint, checkov and others
+	@tests/manifests.sh .venv-deploy/bin
+
+# checkov pins a hundred packages, and not as Feast does.
+.venv-deploy/.installed: requirements-deploy.lock
+	@$(PYTHON) -m venv --clear .venv-deploy
+	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
+
+image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
+	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
 
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -82,10 +94,11 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input $$(grep '^uv==' requirements-dev.txt)
 	@$(LOCK) --output-file requirements.lock requirements.txt
 	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
+	@$(LOCK) --output-file requirements-deploy.lock requirements-deploy.txt
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis feast_monitoring
+	@rm -rf .local $(VENV) .venv-deploy .pytest_cache .ruff_cache .mypy_cache .hypothesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment, if there is none that works.
