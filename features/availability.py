@@ -1,4 +1,4 @@
-"""The availability of assets, time based, against the others of their site, from the power that all have reported.
+"""The availability of assets, time based, against the others of their site, and how much their power varies.
 
 The idea is that of IEC 61400-26 and IEC TS 63019: where the site's own conditions or missing information keep an asset
 from producing, that is no downtime.
@@ -34,6 +34,8 @@ day first, NULL without power data; `early_peaks` the same without the buckets t
 DAY = 86_400
 # In days.
 _WINDOWS = (7, 30)
+# What `availabilities` returns, in this order.
+COLUMNS = ("availability_7d", "availability_30d", "power_variation_1d")
 # So many buckets are judged at a time: memory depends on it, not on the fleet.
 _BUCKETS_AT_ONCE = 5_000_000
 
@@ -43,24 +45,27 @@ class Instant:
     """An as-of instant: how many days it lies before the last one, and the bounds of windows and buckets (s from 1970).
 
     `ceiling` is the instant in whole seconds rounded up, from which windows reach back; `last_start` the latest start
-    of a bucket that has ended.
+    of a bucket, `width` seconds wide, that has ended.
     """
 
     days_ago: int
     ceiling: int
     last_start: int
+    width: int
 
 
 def availabilities(power: pa.Table, instants: Sequence[Instant]) -> tuple[pa.Array, NDArray[np.float64]]:
-    """Return the assets of `power` and their availability: an array [instant, 7 d or 30 d, asset] of 0 to 1 or NaN.
+    """Return the assets of `power` and an array [instant, column, asset] of the `COLUMNS`, NaN where there is no value.
 
     `power` is a table as `POWER`. An asset produces in a bucket when its average is above 0 and above 1 % of its usual
     daily peak. A bucket is productive for it when at least half of the others that have power data in it at its site
     produce; it counts where at least two others have power data at that site in the 90 d. Availability is the share of
-    the productive buckets in which the asset produces, NaN where there is none.
+    the productive buckets in which the asset produces. The variation of power is the highest less the lowest average of
+    the last day over the larger of their amounts: of assets with at least half a day of power data there, some of it
+    beyond 1 % of the usual daily peak in amount, which is standstill.
     """
     if not power.num_rows:
-        return power["asset"].combine_chunks(), np.empty((len(instants), len(_WINDOWS), 0))
+        return power["asset"].combine_chunks(), np.empty((len(instants), len(COLUMNS), 0))
     asset, site = (pc.dictionary_encode(power[name].combine_chunks()) for name in ("asset", "site"))
     by_site = np.argsort(site.indices.to_numpy(), kind="stable")
     series = _Series(
@@ -75,12 +80,15 @@ def availabilities(power: pa.Table, instants: Sequence[Instant]) -> tuple[pa.Arr
     judgements = [_judgement(series, instant.days_ago) for instant in instants]
     # [instant, window, productive or also produced in, asset]
     counts = np.zeros((len(instants), len(_WINDOWS), 2, series.assets), dtype=np.int64)
+    last_days = [_LastDay(series.assets) for _ in instants]
     for first, end in _whole_sites(series.site, lengths):
         buckets = _buckets(power.take(by_site[first:end]), series.site[first:end], first)
         for number, instant in enumerate(instants):
-            counts[number] += _counts(series, buckets, judgements[number], instant)
+            counts[number] += _counts(series, buckets, judgements[number], instant, last_days[number])
     with np.errstate(invalid="ignore"):
-        return asset.dictionary, counts[:, :, 1] / counts[:, :, 0]
+        shares = counts[:, :, 1] / counts[:, :, 0]
+        variations = [day.variation(instant) for day, instant in zip(last_days, instants, strict=True)]
+    return asset.dictionary, np.concatenate([shares, np.array(variations)[:, np.newaxis]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,27 @@ class _Buckets:
     start: NDArray[np.uint32]
     average: NDArray[np.float64]
     place: NDArray[np.int64]
+
+
+class _LastDay:
+    """The highest and the lowest average power of each asset in a day, and the number of its buckets."""
+
+    def __init__(self, assets: int) -> None:
+        self._lowest, self._highest = np.full(assets, np.inf), np.full(assets, -np.inf)
+        self._buckets = np.zeros(assets, dtype=np.int64)
+        self._standstill = np.zeros(assets)
+
+    def add(self, asset: NDArray[np.int32], average: NDArray[np.float64], threshold: NDArray[np.float64]) -> None:
+        np.minimum.at(self._lowest, asset, average)
+        np.maximum.at(self._highest, asset, average)
+        self._standstill[asset] = threshold
+        self._buckets += np.bincount(asset, minlength=len(self._buckets))
+
+    def variation(self, instant: Instant) -> NDArray[np.float64]:
+        largest = np.maximum(np.abs(self._lowest), np.abs(self._highest))
+        is_known = (2 * self._buckets * instant.width >= DAY) & (largest > self._standstill)
+        variation: NDArray[np.float64] = np.where(is_known, (self._highest - self._lowest) / largest, np.nan)
+        return variation
 
 
 def _matrix(lists: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -164,16 +193,20 @@ def _buckets(rows: pa.Table, site: NDArray[np.int32], first: int) -> _Buckets:
     return _Buckets(row + first, start, pc.list_flatten(rows["averages"]).to_numpy(), place)
 
 
-def _counts(series: _Series, buckets: _Buckets, judgement: _Judgement, instant: Instant) -> NDArray[np.int64]:
+def _counts(
+    series: _Series, buckets: _Buckets, judgement: _Judgement, instant: Instant, last_day: _LastDay
+) -> NDArray[np.int64]:
     """Return per asset the productive buckets and those of them in which it produced: [window, which, asset]."""
     oldest = instant.ceiling - max(_WINDOWS) * DAY
     taken = judgement.counts[buckets.row] & (buckets.start >= oldest) & (buckets.start <= instant.last_start)
     row, start, place = buckets.row[taken], buckets.start[taken], buckets.place[taken]
-    produces = buckets.average[taken] > judgement.threshold[row]
+    asset, average, threshold = series.asset[row], buckets.average[taken], judgement.threshold[row]
+    is_late = start >= instant.ceiling - DAY
+    last_day.add(asset[is_late], average[is_late], threshold[is_late])
+    produces = average > threshold
     others = np.bincount(place)[place] - 1
     others_producing = np.bincount(place[produces], minlength=place.max(initial=0) + 1)[place] - produces
     productive = judgement.is_judged[row] & (others > 0) & (2 * others_producing >= others)
-    asset = series.asset[row]
     in_windows = [productive & (start >= instant.ceiling - days * DAY) for days in _WINDOWS]
     return np.array(
         [

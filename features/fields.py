@@ -16,6 +16,9 @@ NEVER = "never"
 UNKNOWN = "unknown"
 COMES_AND_GOES = "comes and goes"
 
+# What the tags of likely values start with.
+PLAUSIBLE = "plausible_"
+
 # Units whose values are not negative unless a feature is signed, and the largest value where there is one.
 _LARGEST = {"count": None, "days": None, "months": None, "hours": None, "percent": 100, "points of 100": 100}
 
@@ -45,6 +48,8 @@ def feature(
     above: float | None = None,
     at_most: float | None = None,
     signed: bool = False,
+    plausible_at_least: float | None = None,
+    plausible_at_most: float | None = None,
 ) -> Field:
     """Return the field of one feature; its description is the meaning with the unit in brackets, its tags the rest.
 
@@ -55,11 +60,18 @@ def feature(
     `null` is `NEVER`, `UNKNOWN` or `COMES_AND_GOES`, by default never for a count and unknown for anything else.
     `at_least`, `above` and `at_most` bound the values; durations and counts are not negative, percents and points end
     at 100 without saying so, but for a `signed` feature, such as days left, whose unit implies no bound. A bound
-    belongs here only if every value that the definition can give lies within it.
+    belongs here only if every value that the definition can give lies within it. Values beyond `plausible_at_least` and
+    `plausible_at_most` pass, and a run tells of them.
     """
     if unit in _LARGEST and not signed:
         at_least, at_most = at_least or 0, at_most or _LARGEST[unit]
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most}
+    bounds = {
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "plausible_at_least": plausible_at_least,
+        "plausible_at_most": plausible_at_most,
+    }
     return Field(
         name=name,
         dtype=dtype,
@@ -73,14 +85,19 @@ def feature(
     )
 
 
-def range_of(field: Field) -> Range:
-    """Return the values that the tags of a numeric feature allow."""
+def range_of(field: Field, kind: str = "") -> Range:
+    """Return the values that the tags of a numeric feature allow; with `PLAUSIBLE`, those that it is likely to have."""
     tags = field.tags
     return Range(
-        lowest=float(tags.get("at_least", tags.get("above", "-inf"))),
-        highest=float(tags.get("at_most", "inf")),
-        with_lowest="at_least" in tags,
+        lowest=float(tags.get(f"{kind}at_least", tags.get(f"{kind}above", "-inf"))),
+        highest=float(tags.get(f"{kind}at_most", "inf")),
+        with_lowest=f"{kind}at_least" in tags,
     )
+
+
+def has_plausible_range(field: Field) -> bool:
+    """Return whether the tags of a feature say which values it is likely to have."""
+    return any(tag.startswith(PLAUSIBLE) for tag in field.tags)
 
 
 def _window_in(name: str) -> str:

@@ -58,8 +58,22 @@ telemetry_features = FeatureView(
             "Net energy over 30 d: standstill consumption is negative",
         ),
         feature("avg_daily_generation_kwh", Float32, "kWh/d", "Energy of 30 d per 24 h with power data", window="30 d"),
-        feature("capacity_factor_7d", Float32, "1", "Energy of 7 d over rated power times hours with power data"),
-        feature("capacity_factor_30d", Float32, "1", "Energy of 30 d over rated power times hours with power data"),
+        feature(
+            "capacity_factor_7d",
+            Float32,
+            "1",
+            "Energy of 7 d over rated power times hours with power data",
+            plausible_at_least=-0.2,
+            plausible_at_most=1.3,
+        ),
+        feature(
+            "capacity_factor_30d",
+            Float32,
+            "1",
+            "Energy of 30 d over rated power times hours with power data",
+            plausible_at_least=-0.2,
+            plausible_at_most=1.3,
+        ),
         feature(
             "availability_7d",
             Float32,
@@ -83,6 +97,7 @@ telemetry_features = FeatureView(
             "Share of the clock grid's cells of 7 d in which a bucket with power data starts; 0 where 90 d have some",
             at_least=0,
             at_most=1,
+            plausible_at_least=0.5,
         ),
         feature(
             "hours_since_last_telemetry",
@@ -125,4 +140,15 @@ spec = ViewSpec(
     needs=(Need("asset_features", ("installed_capacity_kw",), what="assets and their capacities"),),
     complete=with_capacity_factors,
     every_asset=False,
+    watched=(
+        feature(
+            "power_variation_1d",
+            Float32,
+            "1",
+            "Highest less lowest bucket average of power in 1 d, over the larger amount of both; NULL at standstill, "
+            "up to 1 % of the usual daily peak, and where less than 12 h have power data",
+            # a frozen value is 0 but for the rounding of its averages
+            plausible_at_least=1e-6,
+        ),
+    ),
 )

@@ -6,8 +6,10 @@ from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureView
+from feast import FeatureView, Field
 from feast.types import FeastType, Float32, Float64, Int32, String
+
+from features.fields import PLAUSIBLE, Range, has_plausible_range, range_of
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -45,7 +47,8 @@ class ViewSpec:
     one, reads many instants at once. The SQL returns asset_id, event_timestamp, the features but for those that are
     `computed` in Python, the `inputs` of `complete`, and newest_source_at: the newest fact that a row rests on.
 
-    `every_asset` says that each asset that exists has a row, so that none may be missing.
+    `every_asset` says that each asset that exists has a row, so that none may be missing. The rows have columns of the
+    `watched` fields too, which are no features: a run tells where they, or features, are not plausible.
     """
 
     definition: FeatureView
@@ -54,6 +57,7 @@ class ViewSpec:
     needs: tuple[Need, ...] = ()
     complete: Completion = lambda rows, _others: rows
     every_asset: bool = True
+    watched: tuple[Field, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,6 +68,12 @@ class ViewSpec:
     def engine(self) -> str:
         """The database that its SQL is for: `postgresql` or `clickhouse`."""
         return self.definition.tags["engine"]
+
+    @cached_property
+    def plausible(self) -> dict[str, Range]:
+        """The values that are likely of the features, and the watched quantities, whose tags say so."""
+        fields = [*self.definition.features, *self.watched]
+        return {field.name: range_of(field, PLAUSIBLE) for field in fields if has_plausible_range(field)}
 
     @cached_property
     def snapshot_schema(self) -> pa.Schema:

@@ -82,7 +82,7 @@ JITTERS = (timedelta(0), -MICROSECOND, MICROSECOND, -SECOND, SECOND, timedelta(h
 
 # Rated powers as people and importers write them, usable or not; the last ones are no JSON at all.
 CAPACITIES = (
-    "55", "2050.5", "1e3", "1e400", "0", "-5", "0.001", "null", "true", "[55]", '{"kW": 55}',
+    "55", "2050.5", "1e3", "1e400", "1e-40", "0", "-5", "0.001", "null", "true", "[55]", '{"kW": 55}',
     '"55 kW"', '"2.05 MW"', '"500000w"', '"  75  KW "', '"80kw"', '"120"', '"1e3 kW"', '".5"', '"55."', '"+55"',
     '"0 kW"', '"-5 kW"', '"55 hp"', '"kW"', '""', '"2,05 MW"', '"55 kW peak"', '"1.2.3"', '"NaN"', '"Infinity"',
     '"0x10"', '"5_5"', '"1e-400"', '"1e400"', '"55 kWh"', '"1 GW"', '"500 kVA"', '"500 kW p"', '"5 p"',

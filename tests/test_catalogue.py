@@ -29,7 +29,10 @@ def test_catalogue_has_every_feature_under_its_view(view, field: Field) -> None:
     kind, window, null = str(field.dtype), field.tags["window"], field.tags["null"]
     assert [row[:5] + row[6:] for row in cells] == [[f"`{field.name}`", kind, unit, window, null, meaning]]
     bounds = [field.tags[bound] for bound in ("at_least", "above", "at_most") if bound in field.tags]
-    assert re.findall(r"[\d.]+", cells[0][5]) == bounds
+    allowed, _, plausible = cells[0][5].partition("plausible ")
+    assert re.findall(r"[\d.]+", allowed) == bounds
+    likely = [field.tags[bound] for bound in ("plausible_at_least", "plausible_at_most") if bound in field.tags]
+    assert re.findall(r"-?[\d.]+", plausible) == likely
     assert f"]({'../' + view.tags['sql']})" in section
 
 

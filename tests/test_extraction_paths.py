@@ -18,6 +18,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 
 from data_sources import snapshots_of
 from dev.servers import PostgresServer
+from features.availability import COLUMNS
 from pipeline.base.errors import PipelineError
 from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
@@ -25,7 +26,7 @@ from pipeline.base.specs import SPECS, snapshot_schema
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, write_snapshot
 from pipeline.sources.clickhouse import connection_arguments, open_clickhouse
 from pipeline.sources.postgres import open_postgres
-from pipeline.sources.telemetry import AVAILABILITIES, extract_telemetry
+from pipeline.sources.telemetry import extract_telemetry
 from tests.clickhouse_http import Answer, ClickHouseHttpFront, Statement
 from tests.conftest import DATABASE
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
@@ -85,7 +86,7 @@ def telemetry(settings: Settings) -> pa.Table:
 def test_http_and_the_embedded_engine_give_equal_tables(dcmms: Dcmms, front: ClickHouseHttpFront, path: str) -> None:
     embedded = telemetry(dcmms.settings)
     assert embedded.num_rows == 3
-    assert embedded.drop_columns(list(AVAILABILITIES)).schema == SPECS["telemetry_features"].extracted_schema
+    assert embedded.drop_columns(list(COLUMNS)).schema == SPECS["telemetry_features"].extracted_schema
     assert telemetry(settings_for(front, path)).equals(embedded)
 
 

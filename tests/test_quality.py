@@ -1,5 +1,6 @@
 """The quality gate: each rule broken by itself, and what becomes of a view that breaks one."""
 
+import json
 import os
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from dev.servers import PostgresServer, RedisServer
 from features.fields import AT_T, COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
 from materialize_features import cli
 from pipeline.base.results import ViewResult
-from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.base.specs import SPECS, VIEWS, snapshot_schema
 from pipeline.commands.console import Console
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.registry.ledger import Ledger
@@ -457,7 +458,7 @@ def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest
 
 @pytest.fixture
 def fleet(dcmms: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
-    """Six assets with a day of telemetry, nothing online yet; the settings are in the environment."""
+    """Six assets with four days of telemetry, nothing online yet; the settings are in the environment."""
     settings = dcmms.settings
     apply_definitions(store, settings.feature_data_dir)
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
@@ -467,7 +468,8 @@ def fleet(dcmms: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.Mon
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
     for number in range(1, 7):
         asset = dcmms.asset(number)
-        dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), anomaly_count=2) for hour in range(1, 25)])
+        dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), hour, anomaly_count=2) for hour in range(1, 25)])
+        dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour)) for hour in range(25, 101)])
     with closing(redis_client.Redis(port=redis.port)) as client:
         client.flushall()
     return dcmms
@@ -795,6 +797,29 @@ def test_table_has_a_column_of_rejected_rows_only_if_there_are_any(capsys: pytes
         "3",
         "2",
     ]
+
+
+def test_implausible_values_are_counted_wherever_a_run_is_told_of(fleet: Dcmms, store: Path, tmp_path: Path) -> None:
+    fleet.buckets(*[bucket(asset_key(2), "power_kw", ago(hours=hour), count=61) for hour in range(1, 25)])
+    metrics = tmp_path / "metrics.prom"
+    result = invoke("--metrics-file", str(metrics), "--log-format", "json")
+    assert result.exit_code == 0
+    told = dict.fromkeys(SPECS["telemetry_features"].plausible, 0) | {"power_variation_1d": 1}
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    (summary,) = [line["views"] for line in lines if line["message"] == "summary"]
+    assert {view["view"]: view["implausible"] for view in summary} == {
+        view: told if view == "telemetry_features" else {} for view in VIEWS
+    }
+    (warning,) = [line for line in lines if line["level"] == "WARNING"]
+    assert (warning["view"], str(asset_key(2)) in warning["message"]) == ("telemetry_features", True)
+    with open_feature_store(store) as opened:
+        assert Ledger(opened).last_runs(1)[0].views["telemetry_features"]["implausible"] == told
+    for feature_name, count in told.items():
+        sample = f'feature_store_view_implausible_rows{{feature="{feature_name}",view="telemetry_features"}} {count}.0'
+        assert sample in metrics.read_text()
+    assert online_values(store, ["telemetry_features:rolling_min_power_7d"], [asset_key(2)]) == {
+        "rolling_min_power_7d": [100.0]
+    }
 
 
 @pytest.mark.parametrize("arguments", [["run", "--unknown"], ["--unknown"], ["unknown"], ["backfill"], ["run", "more"]])

@@ -1,7 +1,7 @@
 """What became of each view of a run, and the exit code that follows from it."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ class ViewResult:
     """What became of one view: `error` is None when all that was asked for it is done.
 
     `rejected` counts the rows that the quality gate has set aside, and `held_back` says that it let none pass.
+    `implausible` counts the rows whose value passes but is not plausible, by the feature.
     `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
     snapshot, `published` whether it is online now.
     """
@@ -22,6 +23,7 @@ class ViewResult:
     rows: int = 0
     rejected: int = 0
     held_back: bool = False
+    implausible: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     newest_source: datetime | None = None
     bytes: int = 0

@@ -3,8 +3,8 @@
 from feast import FeatureService, FeatureView, Field
 
 from features.failure_within_7d import LABEL, LABEL_SQL
-from features.fields import range_of
-from pipeline.base.specs import SERVICES, VIEWS
+from features.fields import PLAUSIBLE, has_plausible_range, range_of
+from pipeline.base.specs import SERVICES, SPECS, VIEWS
 
 _HEAD = """\
 # Feature catalogue
@@ -16,7 +16,8 @@ state then, "all time" everything so far. NULL is unknown, 0 is a measured zero.
 
 The quality gate holds every row to the columns NULL and range. "never": each row has a value; "unknown": NULL must
 not spread to many more rows than before; "comes and goes": it may. Numbers are finite and in the range where there is
-one. What sensors measure has none: a broken one must not hold back a fleet.
+one. What sensors measure has none: a broken one must not hold back a fleet. A value out of a plausible range passes,
+and a run tells of it: see [plausibility.md](plausibility.md).
 """
 
 _LABEL = f"""\
@@ -47,6 +48,10 @@ def catalogue() -> str:
 def _view_section(view: FeatureView) -> str:
     headings = ("feature", "type", "unit", "window", "NULL", "range", "meaning")
     rows = [headings, ("---",) * len(headings), *(_feature_row(f) for f in view.features)]
+    watched = [
+        f"Watched, and no feature: {name}, {ranges}. {meaning}.\n"
+        for name, *_, ranges, meaning in map(_feature_row, SPECS[view.name].watched)
+    ]
     facts = [
         f"{len(view.features)} features",
         f"entity `{view.entities[0]}`, key `{view.join_keys[0]}`",
@@ -54,15 +59,18 @@ def _view_section(view: FeatureView) -> str:
         f"ttl {view.ttl.days} d" if view.ttl else "no ttl",
         f"owner {view.owner}",
     ]
-    return "\n".join([f"## {view.name}", "", view.description, "", " · ".join(facts), "", *map(_table_row, rows), ""])
+    head = [f"## {view.name}", "", view.description, "", " · ".join(facts), ""]
+    return "\n".join([*head, *map(_table_row, rows), "", *watched])
 
 
 def _feature_row(field: Field) -> tuple[str, ...]:
     unit = field.tags["unit"]
     meaning = field.description.removesuffix(f" [{unit}]")
     tags = field.tags
-    allowed = str(range_of(field)) if tags.keys() & {"at_least", "above", "at_most"} else ""
-    return f"`{field.name}`", str(field.dtype), unit, tags["window"], tags["null"], allowed, meaning
+    allowed = [str(range_of(field))] if tags.keys() & {"at_least", "above", "at_most"} else []
+    likely = [f"plausible {range_of(field, PLAUSIBLE)}"] if has_plausible_range(field) else []
+    ranges = "; ".join([*allowed, *likely])
+    return f"`{field.name}`", str(field.dtype), unit, tags["window"], tags["null"], ranges, meaning
 
 
 def _table_row(cells: tuple[str, ...]) -> str:

@@ -40,7 +40,7 @@ RUNS = Table(
     Column("finished_at", DateTime(timezone=True)),
     Column("outcome", Text, nullable=False),
     Column("error", Text),
-    # {view: {rows, rejected, seconds, newest_source, bytes, outcome, error, ...}}
+    # {view: {rows, rejected, implausible, seconds, newest_source, bytes, outcome, error, ...}}
     Column("views", JSONB, nullable=False),
     Column("host", Text, nullable=False),
     # The session that holds the lock of the run: while it does, the run is alive.

@@ -1,6 +1,7 @@
 """Backfill: the snapshots of many past instants, each source row read once per chunk of instants."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ class BackfillResult:
     """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
 
     `renewed` of those written had one that was damaged or of an older definition.
-    `rejected` is the number of snapshots that the quality gate has kept out, `set_aside` that of rows in the others.
+    `rejected` is the number of snapshots that the quality gate has kept out, `set_aside` that of rows in the others;
+    `implausible` has the rows whose value is not plausible, by view and feature.
     """
 
     written: int = 0
@@ -52,6 +54,7 @@ class BackfillResult:
     bytes: int = 0
     rejected: int = 0
     set_aside: int = 0
+    implausible: dict[tuple[str, str], list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
     empty: dict[str, list[datetime]] = field(default_factory=dict)
 
 
@@ -115,12 +118,14 @@ def backfill(
                 result.renewed += not overwrite and any(
                     snapshot_path(settings.feature_data_dir, view, instant).exists() for view in lacking[instant]
                 )
-                _write_instant(settings, instant, _snapshots_of(instant, lacking[instant], tables), result)
+                _write_instant(settings, instant, _snapshots_of(instant, lacking[instant], tables, result), result)
                 result.written += 1
                 progress(result.present + result.written, len(instants))
     for view, empty in result.empty.items():
         if empty:
             logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
+    for (view, feature), found in result.implausible.items():
+        quality.warn_of_implausible(view, feature, pa.concat_tables(found))
     return result
 
 
@@ -146,10 +151,16 @@ def _lacking(data_dir: Path, instant: datetime, views: Sequence[str], overwrite:
     return [v for v in views if overwrite or not is_of_definition(snapshot_path(data_dir, v, instant), v)]
 
 
-def _snapshots_of(instant: datetime, views: Sequence[str], tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+def _snapshots_of(
+    instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], result: BackfillResult
+) -> dict[str, pa.Table]:
     """Return the snapshots of `views` as of one instant, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
-    return {view: extract.as_snapshot(view, extract.completed(SPECS[view], rows), datetime.now(UTC)) for view in views}
+    completed = {view: extract.completed(SPECS[view], rows) for view in views}
+    for view, table in completed.items():
+        for feature, found in quality.implausible(view, table).items():
+            result.implausible[view, feature].append(found)
+    return {view: extract.as_snapshot(view, table, datetime.now(UTC)) for view, table in completed.items()}
 
 
 def _write_instant(

@@ -105,8 +105,16 @@ def _add_results(registry: CollectorRegistry, run: Run) -> None:
             ("seconds", "duration_seconds", "Time that the last run spent on the view."),
         )
     }
+    implausible = Gauge(
+        f"{_PREFIX}_view_implausible_rows",
+        "Rows of the last run whose value passes but is not plausible.",
+        ["view", "feature"],
+        registry=registry,
+    )
     for view, result in run.results.items():
         if view in run.views:
+            for feature, rows in result.implausible.items():
+                implausible.labels(view, feature).set(rows)
             outcome.labels(view).state(result.outcome)
             for attribute, gauge in gauges.items():
                 gauge.labels(view).set(getattr(result, attribute))

@@ -143,6 +143,9 @@ class _Materialization:
                 result = self.results[view]
                 result.rows = table.num_rows
                 result.newest_source = pc.max(table["newest_source_at"]).as_py()
+                for feature, rows in quality.implausible(view, table).items():
+                    result.implausible[feature] = rows.num_rows
+                    quality.warn_of_implausible(view, feature, rows)
                 self.snapshots[view] = extract.as_snapshot(view, table, created)
 
     def check(self, *, accept_drop: bool, keep_rejected: bool) -> None:

@@ -1,7 +1,8 @@
 """The quality gate between extraction and publishing: what every snapshot keeps to, made of the definitions.
 
 Row by row: key, instant, and the NULLs and ranges of the fields' tags; where a few rows break a rule, the others go
-on. As a whole: the columns, the assets that exist, and the rows and known values of the previous snapshot.
+on. As a whole: the columns, the assets that exist, and the rows and known values of the previous snapshot. What is only
+not plausible passes, and is told.
 """
 
 import logging
@@ -30,6 +31,9 @@ SMALLEST_LOSS = 3
 
 # Nor are two or three odd rows.
 FEW_ROWS = 3
+
+# So many assets are named in a message.
+NAMED = 3
 
 _UUID_TEXT = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _NO_ASSETS = pa.array([], pa.string())
@@ -117,6 +121,37 @@ def _is_outside(column: pa.ChunkedArray, allowed: Range) -> pa.ChunkedArray:
     is_high_enough = pc.greater_equal if allowed.with_lowest else pc.greater
     is_low_enough = pc.less_equal if math.isfinite(allowed.highest) else pc.less
     return pc.invert(pc.and_(is_high_enough(numbers, lowest), is_low_enough(numbers, highest)))
+
+
+# Plausible and wrong --------------------------------------------------------------------------------------------
+
+
+def implausible(view: str, rows: pa.Table) -> dict[str, pa.Table]:
+    """Return which of `rows`, of `view`, are beyond its plausible ranges: for each of these, the assets and values."""
+    return {
+        name: rows.select(["asset_id", name]).filter(_is_outside(rows[name], likely))
+        for name, likely in SPECS[view].plausible.items()
+    }
+
+
+def warn_of_implausible(view: str, name: str, rows: pa.Table) -> None:
+    """Log in one line the assets of `rows`, of one or more instants, as `implausible` returns them; nothing of none."""
+    if not rows.num_rows:
+        return
+    assets = rows.group_by("asset_id", use_threads=False).aggregate([(name, "last")]).sort_by("asset_id")
+    named = (
+        f"{asset} ({value:.3g})" for asset, value in zip(*assets.slice(0, NAMED).to_pydict().values(), strict=True)
+    )
+    logger.warning(
+        "%s: %s is not in the plausible range %s in %d rows of %d assets, e.g. %s. They pass: see docs/plausibility.md",
+        view,
+        name,
+        SPECS[view].plausible[name],
+        rows.num_rows,
+        assets.num_rows,
+        ", ".join(named),
+        extra={"view": view},
+    )
 
 
 # As a whole -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.availability import POWER, Instant, availabilities
+from features.availability import COLUMNS, POWER, Instant, availabilities
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.sources.clickhouse import ClickHouseSource
@@ -45,7 +45,6 @@ ROWS_PER_BACKFILL_QUERY = 20_000_000
 # So many assets are named in a warning.
 NAMED = 3
 
-AVAILABILITIES = ("availability_7d", "availability_30d")
 WINDOW = timedelta(days=90)
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
@@ -71,9 +70,9 @@ def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, buck
 def read_telemetry(source: ClickHouseSource, view: str, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:
     """Return one row of `view` per instant and asset with telemetry in the 90 d before it, known to PostgreSQL or not.
 
-    The `instants` must be whole days (24 h) apart. Columns as the spec's `extracted_schema`, and those of the
-    availabilities where the view has them. An asset whose buckets are narrower than `bucket_seconds` in the 90 d before
-    an instant has no row there, and a warning names it. Raises `PipelineError` where a query fails.
+    The `instants` must be whole days (24 h) apart. Columns as the spec's `extracted_schema`, and those of
+    `features.availability` where the view has them. An asset whose buckets are narrower than `bucket_seconds` in the
+    90 d before an instant has no row there, and a warning names it. Raises `PipelineError` where a query fails.
     """
     last = max(instants)
     offsets = [(last - instant) // DAY for instant in instants]
@@ -113,28 +112,29 @@ def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any])
     """Return the rows of some sites, or of all."""
     query = query_of(view) if parameters["offsets"] == [0] else backfill_query_of(view)
     rows = source.stream(query, parameters, SPECS[view].extracted_schema)
-    if AVAILABILITIES[0] not in SPECS[view].computed:
+    if COLUMNS[0] not in SPECS[view].computed:
         return rows
     return _with_availabilities(rows, source.stream(POWER_SQL, parameters, POWER), parameters)
 
 
 def _with_availabilities(rows: pa.Table, power: pa.Table, parameters: dict[str, Any]) -> pa.Table:
-    """Return `rows` with the columns `AVAILABILITIES`, of the `power` of all assets of their sites."""
+    """Return `rows` with the `COLUMNS` of `features.availability`, of the `power` of all assets of their sites."""
     as_ofs = [parameters["as_of"] - days * DAY for days in parameters["offsets"]]
     instants = [
         Instant(
             days_ago=days,
             ceiling=-((EPOCH - as_of) // SECOND),
             last_start=(as_of - EPOCH) // SECOND - parameters["bucket_seconds"],
+            width=parameters["bucket_seconds"],
         )
         for days, as_of in zip(parameters["offsets"], as_ofs, strict=True)
     ]
-    assets, shares = availabilities(power, instants)
-    shares = np.pad(shares, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)  # the last one is for all others
+    assets, values = availabilities(power, instants)
+    values = np.pad(values, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)  # the last one is for all others
     asset = pc.index_in(rows["asset_id"], value_set=assets).fill_null(len(assets)).to_numpy()
     number = pc.index_in(rows["event_timestamp"], value_set=pa.array(as_ofs, TIMESTAMP)).to_numpy()
-    for window, name in enumerate(AVAILABILITIES):
-        column = pa.array(shares[number, window, asset], pa.float32(), from_pandas=True)
+    for place, name in enumerate(COLUMNS):
+        column = pa.array(values[number, place, asset], pa.float32(), from_pandas=True)
         rows = rows.append_column(name, column)
     return rows
 
