@@ -62,6 +62,11 @@ def step(_ctx: click.Context, _param: click.Parameter, text: str) -> timedelta:
     return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
 
 
+def one_view(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Return the name of the one view that is asked for."""
+    return _views(ctx, param, (name,))[0]
+
+
 def _views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> list[str]:
     """Return the asked views, by default all, each once."""
     for name in names:
