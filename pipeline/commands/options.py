@@ -54,8 +54,10 @@ def _instant(text: str, complaint: str) -> datetime:
     raise click.BadParameter(f"{text} is before 1970 or after 9999")
 
 
-def step(_ctx: click.Context, _param: click.Parameter, text: str) -> timedelta:
+def step(_ctx: click.Context, _param: click.Parameter, text: str | None) -> timedelta | None:
     """Return a whole number of hours or days such as 12h or 7d."""
+    if text is None:
+        return None
     match = re.fullmatch(r"([1-9]\d{0,4})([hd])", text, re.ASCII)
     if not match:
         raise click.BadParameter(f"{text} is no whole number of hours or days such as 12h or 7d")
