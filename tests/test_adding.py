@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -66,10 +66,13 @@ def run(command: list[str], copy: Path, environment: Mapping[str, str]) -> None:
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
+@pytest.fixture(name="copy")
+def copy_of_repository(tmp_path: Path) -> Path:
     """The repository as a person has it after `make`, in a folder of its own."""
-    copy = tmp_path / "repository"
+    return copied_to(tmp_path / "repository")
+
+
+def copied_to(copy: Path) -> Path:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -85,9 +88,15 @@ def copy(tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.fixture
-def environment(postgres: PostgresServer, redis: RedisServer, tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(name="environment")
+def environment_of_commands(postgres: PostgresServer, redis: RedisServer, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of commands against servers that hold a fleet and an empty registry."""
+    with loaded(postgres, redis, tmp_path) as environment:
+        yield environment
+
+
+@contextmanager
+def loaded(postgres: PostgresServer, redis: RedisServer, tmp_path: Path) -> Iterator[dict[str, str]]:
     database, registry = "dcmms_adding", "feast_adding"
     ensure_database(postgres.admin_url, database, "dcmms")
     (tmp_path / "clickhouse").mkdir()

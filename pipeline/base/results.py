@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-# The exit code where views were rejected and nothing else went wrong.
-REJECTED = 2
+# The exit codes where views were rejected, or are on hold, and nothing else went wrong.
+REJECTED, ON_HOLD = 2, 3
 
 
 @dataclass
@@ -15,6 +15,7 @@ class ViewResult:
 
     `rejected` counts the rows that the quality gate has set aside, and `held_back` says that it let none pass.
     `implausible` counts the rows whose value passes but is not plausible, by the feature.
+    `on_hold` says that the view has been rolled back and not resumed, `note` is the reason that was given for it.
     `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
     snapshot, `published` whether it is online now.
     """
@@ -24,17 +25,19 @@ class ViewResult:
     rejected: int = 0
     held_back: bool = False
     implausible: dict[str, int] = field(default_factory=dict)
+    on_hold: bool = False
     seconds: float = 0.0
     newest_source: datetime | None = None
     bytes: int = 0
     published: bool = False
     error: str | None = None
+    note: str | None = None
 
     @property
     def outcome(self) -> str:
         """What became of it, in a word or two."""
         if self.error:
-            return "rejected" if self.held_back else "failed"
+            return "rejected" if self.held_back else "on hold" if self.on_hold else "failed"
         if self.published:
             return "online"
         return "snapshot only" if self.bytes else "nothing written"
@@ -46,11 +49,15 @@ class ViewResult:
             "newest_source": self.newest_source and self.newest_source.astimezone(UTC).isoformat(),
             "outcome": self.outcome,
         }
-        del fields["published"], fields["held_back"]
+        del fields["published"], fields["held_back"], fields["on_hold"]
+        if not self.note:
+            del fields["note"]
         return fields
 
 
 def exit_code(results: Iterable[ViewResult]) -> int:
-    """Return what the command returns: 0 if all is done, `REJECTED` if views were rejected and none failed, else 1."""
-    failed = [result for result in results if result.error]
-    return 0 if not failed else REJECTED if all(result.held_back for result in failed) else 1
+    """Return what the command returns: 0 if all is done, 1 if a view failed, else `REJECTED` or else `ON_HOLD`."""
+    outcomes = {result.outcome for result in results if result.error}
+    if "failed" in outcomes:
+        return 1
+    return REJECTED if "rejected" in outcomes else ON_HOLD if outcomes else 0

@@ -15,7 +15,9 @@ from pipeline.commands.backfill import backfill
 from pipeline.commands.catalogue import catalogue
 from pipeline.commands.consistency import prune, verify
 from pipeline.commands.doctor import doctor
+from pipeline.commands.rollback import rollback
 from pipeline.commands.run import EXAMPLES, run
+from pipeline.commands.skew import skew
 from pipeline.commands.status import status
 from pipeline.commands.training_set import training_set
 
@@ -78,5 +80,5 @@ def cli() -> None:
     """Materialize the features of dCMMS. Without a command: `run`."""
 
 
-for command in (run, backfill, training_set, status, doctor, verify, prune, catalogue):
+for command in (run, backfill, training_set, status, doctor, verify, prune, rollback, skew, catalogue):
     cli.add_command(command)

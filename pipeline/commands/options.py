@@ -55,12 +55,19 @@ def _instant(text: str, complaint: str) -> datetime:
     raise click.BadParameter(f"{text} is before 1970 or after 9999")
 
 
-def step(_ctx: click.Context, _param: click.Parameter, text: str) -> timedelta:
+def step(_ctx: click.Context, _param: click.Parameter, text: str | None) -> timedelta | None:
     """Return a whole number of hours or days such as 12h or 7d."""
+    if text is None:
+        return None
     match = re.fullmatch(r"([1-9]\d{0,4})([hd])", text, re.ASCII)
     if not match:
         raise click.BadParameter(f"{text} is no whole number of hours or days such as 12h or 7d")
     return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
+
+
+def one_view(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Return the name of the one view that is asked for."""
+    return _views(ctx, param, (name,))[0]
 
 
 def _views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> list[str]:

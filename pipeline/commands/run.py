@@ -21,7 +21,8 @@ Examples:
 
 \b
 Exit codes: 0 all that was asked is done; 1 some view, or everything, failed; 2 nothing failed, but the quality gate
-rejected a view; 64 wrong options; 75 another run is busy; 124 --timeout; 130 Ctrl-C; 143 SIGTERM.
+rejected a view; 3 neither, but a view that was rolled back is on hold; 64 wrong options; 75 another run is busy;
+124 --timeout; 130 Ctrl-C; 143 SIGTERM.
 """
 
 

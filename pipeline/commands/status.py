@@ -10,7 +10,8 @@ import click
 def status(last: int) -> None:
     """Show the age of each view's published values and the last runs.
 
-    Exit code 1 when a view was never published or is older than two runs of the schedule (SCHEDULE_MINUTES).
+    Exit code 1 when a view was never published, is on hold or is older than two runs of the schedule
+    (SCHEDULE_MINUTES).
 
     \b
     Example:

@@ -18,7 +18,7 @@ from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
-from pipeline.snapshots.files import newest_snapshot, snapshot_instant
+from pipeline.snapshots.files import LATEST, newest_snapshot, snapshot_instant
 
 
 @dataclass
@@ -67,6 +67,21 @@ def publish(
     return Published(written.rows, written.newer, removed)
 
 
+def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path) -> Published:
+    """Make the snapshot at `path` the online values of `name` in place of newer ones, and the registry say so.
+
+    Whatever else is online of the view goes. Raises `PipelineError` as `publish` does; doing it again completes it.
+    """
+    view = registered_view(store, name)
+    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=LATEST)
+    fault_point("rollback: written")
+    removed = attempts()(redis_engine.remove_all_but, store, view, path)
+    fault_point("rollback: others removed")
+    attempts()(_record_end, store, name, as_of)
+    fault_point("rollback: recorded")
+    return Published(written.rows, removed=removed)
+
+
 def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
     """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
 
@@ -96,6 +111,18 @@ def record(store: FeatureStore, name: str, as_of: datetime) -> None:
         store.registry.apply_materialization(view, store.project, start, as_of)
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
         raise registry_error(error) from error
+
+
+def _record_end(store: FeatureStore, name: str, as_of: datetime) -> None:
+    """Have the intervals in the registry end at `as_of`; those of publications after it are gone or cut short."""
+    view = registered_view(store, name)
+    intervals = [(start, min(end, as_of)) for start, end in view.materialization_intervals if start < as_of]
+    view.materialization_intervals = intervals or [(as_of - (view.ttl or timedelta(seconds=1)), as_of)]
+    try:
+        store.registry.apply_feature_view(view, store.project)
+    except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
+        raise registry_error(error) from error
+    record(store, name, as_of)  # where all of them ended earlier
 
 
 def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:

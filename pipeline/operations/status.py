@@ -7,11 +7,13 @@ from feast import FeatureStore
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.views import VIEW_NAMES
 from pipeline.registry.feast_store import find_view, registry_engine, registry_error
+from pipeline.registry.holds import Hold, Holds
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
 from pipeline.registry.lock import lock_holder
 
@@ -25,10 +27,13 @@ class ViewAge:
     newest_source: datetime | None
     age: timedelta | None
     limit: timedelta
+    hold: Hold | None = None
 
     @property
     def verdict(self) -> str:
         """`fresh`, or what is wrong."""
+        if self.hold:
+            return "on hold"
         if self.age is None:
             return "never published"
         if self.age < -CLOCK_TOLERANCE:
@@ -45,12 +50,15 @@ class Status:
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether every view is online and younger than its limit."""
+        """Return whether every view is online, younger than its limit and not on hold."""
         return all(view.verdict == "fresh" for view in self.views)
 
     def tables(self) -> Group:
-        """Return both as tables for a terminal."""
-        return Group(_views_table(self.views), _runs_table(self.runs) if self.runs else "No run has been made yet.")
+        """Return both as tables for a terminal, and a line for each view that is on hold."""
+        holds = [Text(f"{view.view}: {view.hold}\n") for view in self.views if view.hold]
+        return Group(
+            _views_table(self.views), *holds, _runs_table(self.runs) if self.runs else "No run has been made yet."
+        )
 
 
 def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
@@ -61,8 +69,11 @@ def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
     now = datetime.now(UTC)
     ledger = Ledger(store)
     publications = ledger.last_publications()
+    holds = Holds(store).all()
     ages = [_age_of(store, view, publications.get(view), now, age_limit) for view in VIEW_NAMES]
-    return Status(ages, _with_the_dead(store, ledger.last_runs(last)))
+    return Status(
+        [replace(age, hold=holds.get(age.view)) for age in ages], _with_the_dead(store, ledger.last_runs(last))
+    )
 
 
 def _age_of(

@@ -29,6 +29,7 @@ from pipeline.registry.feast_store import registry_engine, registry_error
 logger = logging.getLogger(__name__)
 
 RUNNING, DONE, FAILED, INTERRUPTED, DIED = "running", "done", "failed", "interrupted", "died"
+ROLLED_BACK = "rolled back"
 
 RUNS = Table(
     "materialization_runs",
@@ -48,13 +49,16 @@ RUNS = Table(
 )
 Index("materialization_runs_project_started_at", RUNS.c.project, RUNS.c.started_at)
 
-# Serializes the making of the table, whose `if not exists` two sessions can both find true.
-_CREATION_LOCK = 5_279_143_908_114_472
+# Serializes the making of a table, whose `if not exists` two sessions can both find true.
+CREATION_LOCK = 5_279_143_908_114_472
 
 
 @dataclass
 class Run:
-    """One run as the ledger and the metrics tell of it. `results` fills up as the run goes on."""
+    """One run as the ledger and the metrics tell of it. `results` fills up as the run goes on.
+
+    One that succeeds ends with the outcome `succeeds_as`.
+    """
 
     as_of: datetime
     views: list[str]
@@ -64,6 +68,7 @@ class Run:
     exit_code: int | None = None
     backend_pid: int | None = None
     results: dict[str, ViewResult] = field(default_factory=dict)
+    succeeds_as: str = DONE
 
     def view_rows(self) -> dict[str, dict[str, Any]]:
         """Return what became of each asked view, as JSON can hold it."""
@@ -188,7 +193,7 @@ def recorded(store: FeatureStore, run: Run) -> Iterator[None]:
             raise
         else:
             errors = {result.error for result in run.results.values() if result.error}
-            run.outcome, run.error = (FAILED, "; ".join(sorted(errors))) if errors else (DONE, None)
+            run.outcome, run.error = (FAILED, "; ".join(sorted(errors))) if errors else (run.succeeds_as, None)
         finally:
             fault_point("ledger: finishing")
             _warn_if_it_fails(ledger.finish, run)
@@ -204,7 +209,7 @@ def _warn_if_it_fails(write: Callable[[Run], None], run: Run) -> None:
 
 def _create_table(connection: Connection) -> None:
     if not _exists(connection):
-        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
         RUNS.metadata.create_all(connection)
 
 

@@ -2,8 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,7 +19,14 @@ from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots import quality
-from pipeline.snapshots.files import snapshot_path, write_snapshot
+from pipeline.snapshots.files import (
+    holds,
+    newest_snapshot,
+    snapshot_instant,
+    snapshot_path,
+    snapshots_between,
+    write_snapshot,
+)
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.snapshots.upkeep import is_of_definition
 from pipeline.sources import extract
@@ -36,25 +43,29 @@ CHUNK_DAYS = 60
 
 # Told the instants done so far and the instants in all, whenever that changes.
 Progress = Callable[[int, int], None]
+# By view and feature, the rows whose value is not plausible: a table per instant.
+Implausible = dict[tuple[str, str], list[pa.Table]]
 
 
 @dataclass
 class BackfillResult:
     """What a backfill did: instants written and already there, and the instants without any asset or telemetry.
 
-    `renewed` of those written had one that was damaged or of an older definition.
+    `renewed` of those written had one that was damaged or of an older definition; `revised` is the number of snapshots
+    that a revision has replaced because a value had changed.
     `rejected` is the number of snapshots that the quality gate has kept out, `set_aside` that of rows in the others;
     `implausible` has the rows whose value is not plausible, by view and feature.
     """
 
     written: int = 0
     renewed: int = 0
+    revised: int = 0
     present: int = 0
     rows: int = 0
     bytes: int = 0
     rejected: int = 0
     set_aside: int = 0
-    implausible: dict[tuple[str, str], list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    implausible: Implausible = field(default_factory=lambda: defaultdict(list))
     empty: dict[str, list[datetime]] = field(default_factory=dict)
 
 
@@ -95,13 +106,67 @@ def backfill(
     """
     result = BackfillResult(empty={view: [] for view in views})
     lacking = {instant: _lacking(settings.feature_data_dir, instant, views, overwrite) for instant in instants}
-    wanted = [instant for instant, views_then in lacking.items() if views_then]
+    wanted = {instant: views_then for instant, views_then in lacking.items() if views_then}
     result.present = len(instants) - len(wanted)
     progress(result.present, len(instants))
-    if not wanted:
-        return result
-    from_postgres, from_clickhouse = (extract.views_to_read(views, engine) for engine in ("postgresql", "clickhouse"))
-    with retrying_for(settings.retry_seconds), ExitStack() as stack:
+    with retrying_for(settings.retry_seconds), closing(computed(settings, wanted, result.implausible)) as snapshots_now:
+        for instant, snapshots in snapshots_now:
+            result.renewed += not overwrite and any(
+                snapshot_path(settings.feature_data_dir, view, instant).exists() for view in snapshots
+            )
+            _write_instant(settings, instant, snapshots, result)
+            result.written += 1
+            progress(result.present + result.written, len(instants))
+    for view, empty in result.empty.items():
+        if empty:
+            logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
+    for (view, feature), found in result.implausible.items():
+        quality.warn_of_implausible(view, feature, pa.concat_tables(found))
+    return result
+
+
+def revise(
+    settings: Settings,
+    start: datetime,
+    end: datetime,
+    views: Sequence[str],
+    progress: Progress = lambda *_: None,
+) -> BackfillResult:
+    """Compute the snapshots again that `views` have from `start` to `end` (exclusive), and replace what has changed.
+
+    A row whose values have not changed stays `created` when it was: it is live if it was. The newest snapshot of a view
+    is what is online, and left to the next run. Raises `PipelineError` where a database fails.
+    """
+    data_dir, result = settings.feature_data_dir, BackfillResult(empty={view: [] for view in views})
+    wanted: dict[datetime, list[str]] = {}
+    for view in views:
+        newest = newest_snapshot(data_dir, view)
+        for path in snapshots_between(data_dir, view, start, end):
+            if path != newest:
+                wanted.setdefault(snapshot_instant(path), []).append(view)
+    progress(0, len(wanted))
+    with retrying_for(settings.retry_seconds), closing(computed(settings, wanted)) as snapshots_now:
+        for instant, snapshots in snapshots_now:
+            _write_instant(settings, instant, snapshots, result, is_revision=True)
+            result.written += 1
+            progress(result.written, len(wanted))
+    return result
+
+
+def computed(
+    settings: Settings, wanted: Mapping[datetime, Sequence[str]], implausible: Implausible | None = None
+) -> Generator[tuple[datetime, dict[str, pa.Table]]]:
+    """Yield the snapshots of the `wanted` views as of each instant, as the databases tell them now, in no set order.
+
+    `implausible`, where it is given, gets the rows whose value is not plausible. The caller closes it. Raises `PipelineError` where a database fails.
+    """
+    views = {view for views_then in wanted.values() for view in views_then}
+    if not views:
+        return
+    from_postgres, from_clickhouse = (
+        extract.views_to_read([*views], engine) for engine in ("postgresql", "clickhouse")
+    )
+    with ExitStack() as stack:
         readers: dict[str, Callable[[list[datetime]], pa.Table]] = {}
         if from_postgres:
             postgres = stack.enter_context(open_postgres(settings))
@@ -109,24 +174,13 @@ def backfill(
             readers |= {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
         if from_clickhouse:
             clickhouse = stack.enter_context(open_clickhouse(settings))
-            check_bucket_width(clickhouse, wanted[-1], settings.bucket_seconds)
+            check_bucket_width(clickhouse, max(wanted), settings.bucket_seconds)
             for view in from_clickhouse:
                 readers[view] = partial(read_telemetry, clickhouse, view, bucket_seconds=settings.bucket_seconds)
-        for chunk in chunks_of(wanted):
+        for chunk in chunks_of(list(wanted)):
             tables = {view: read(chunk) for view, read in readers.items()}
             for instant in chunk:
-                result.renewed += not overwrite and any(
-                    snapshot_path(settings.feature_data_dir, view, instant).exists() for view in lacking[instant]
-                )
-                _write_instant(settings, instant, _snapshots_of(instant, lacking[instant], tables, result), result)
-                result.written += 1
-                progress(result.present + result.written, len(instants))
-    for view, empty in result.empty.items():
-        if empty:
-            logger.warning("%s: no rows in %d snapshots, up to %s", view, len(empty), empty[-1].isoformat())
-    for (view, feature), found in result.implausible.items():
-        quality.warn_of_implausible(view, feature, pa.concat_tables(found))
-    return result
+                yield instant, _snapshots_of(instant, wanted[instant], tables, implausible)
 
 
 def chunks_of(instants: Sequence[datetime]) -> Iterator[list[datetime]]:
@@ -152,19 +206,24 @@ def _lacking(data_dir: Path, instant: datetime, views: Sequence[str], overwrite:
 
 
 def _snapshots_of(
-    instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], result: BackfillResult
+    instant: datetime, views: Sequence[str], tables: dict[str, pa.Table], implausible: Implausible | None
 ) -> dict[str, pa.Table]:
     """Return the snapshots of `views` as of one instant, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
     completed = {view: extract.completed(SPECS[view], rows) for view in views}
-    for view, table in completed.items():
+    for view, table in completed.items() if implausible is not None else ():
         for feature, found in quality.implausible(view, table).items():
-            result.implausible[view, feature].append(found)
+            implausible[view, feature].append(found)
     return {view: extract.as_snapshot(view, table, datetime.now(UTC)) for view, table in completed.items()}
 
 
 def _write_instant(
-    settings: Settings, instant: datetime, snapshots: dict[str, pa.Table], result: BackfillResult
+    settings: Settings,
+    instant: datetime,
+    snapshots: dict[str, pa.Table],
+    result: BackfillResult,
+    *,
+    is_revision: bool = False,
 ) -> None:
     """Write the snapshots of one instant as the quality gate lets them pass."""
     for view, snapshot in snapshots.items():
@@ -178,8 +237,13 @@ def _write_instant(
         if sound is None:
             result.rejected += 1
             continue
+        path = snapshot_path(settings.feature_data_dir, view, instant)
+        if is_revision:
+            if holds(path, sound):
+                continue
+            result.revised += 1
         result.rows += sound.num_rows
-        result.bytes += write_snapshot(sound, snapshot_path(settings.feature_data_dir, view, instant))
+        result.bytes += write_snapshot(sound, path)
         if not sound.num_rows:
             result.empty[view].append(instant)
 

@@ -20,6 +20,7 @@ from pipeline.registry.ledger import Run, recorded
 from pipeline.registry.lock import one_at_a_time
 from pipeline.runs.metrics import measured
 from pipeline.runs.one_instant import Progress, materialize
+from pipeline.runs.rollback import finish_rollbacks
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def run_job(
             if store:
                 lock = stack.enter_context(one_at_a_time(store, wait))
                 run.backend_pid = lock.backend_pid
+                if push:
+                    finish_rollbacks(store, settings.feature_data_dir, views, lock)
                 stack.enter_context(recorded(store, run))
             return materialize(
                 settings,

@@ -24,6 +24,7 @@ from pipeline.base.views import ASSETS, ENGINE_REDIS, VIEW_NAMES
 from pipeline.online import publish as online
 from pipeline.online import verify
 from pipeline.registry.feast_store import check_data_dir, find_view, is_kept_in, registered_view
+from pipeline.registry.holds import Holds
 from pipeline.registry.lock import RunLock
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
@@ -68,7 +69,8 @@ def materialize(
     """Extract `views` as of `as_of`, write a snapshot of each and publish it in `store`; return a result each.
 
     Before that, the folder of each view is kept up: see `pipeline.snapshots.upkeep.keep_up`. A view that is online
-    already, and of which no snapshot is there, fails, unless `accept_drop`: a missing disk is no new start.
+    already, and of which no snapshot is there, fails, unless `accept_drop`: a missing disk is no new start. One that
+    has been rolled back is on hold, and not even read.
     A view that fails keeps its old snapshot and online values and carries its `error`; the other views go on. So does
     one that the quality gate holds back; its `rejected` rows go into quarantine, as do a few of one that it lets pass.
     With `accept_drop` a view may have fewer rows and known values than before. Without `store` or `push` nothing is
@@ -185,6 +187,9 @@ class _Materialization:
         if not registered or (not push and not is_kept_in(registered, data_dir)):
             return  # what is not published may be written anywhere
         check_data_dir(registered, data_dir)
+        if hold := attempts()(Holds(store).all).get(view):
+            self.results[view].on_hold = hold.is_done
+            raise PipelineError(str(hold))
         published = registered.most_recent_end_time
         if published and not accept_drop and not newest_snapshot(data_dir, view):
             raise PipelineError(
@@ -360,5 +365,5 @@ class _Materialization:
 def _of_the_future(what: str) -> PipelineError:
     return PipelineError(
         f"not published: {what} is in the future, and nothing replaces it until then. If this machine's clock is right "
-        "now, it was wrong then: remove it"
+        "now, it was wrong then: `rollback` to the last instant before"
     )

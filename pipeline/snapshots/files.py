@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import first_line
+from pipeline.snapshots.changes import with_first_created
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,15 @@ def snapshot_instant(path: Path) -> datetime:
 def write_snapshot(table: pa.Table, path: Path) -> int:
     """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
 
-    A file that holds the same stays as it is, and with it the time at which its rows were first `created`.
-    Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
+    A file that holds the same stays as it is, and a row whose values were there already keeps the time at which it was
+    first `created`. Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
     """
-    return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
+    held = _held(path)
+    if held is not None:
+        if _is_same(held, table):
+            return path.stat().st_size
+        table = with_first_created(table, held)
+    return write_parquet(table, path)
 
 
 def remove_unfinished(data_dir: Path) -> None:
@@ -126,17 +132,24 @@ def lacked_in(schema: pa.Schema) -> list[str]:
     return list(json.loads((schema.metadata or {}).get(_LACKED, b"[]")))
 
 
-def _holds(path: Path, table: pa.Table) -> bool:
+def holds(path: Path, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
+    held = _held(path)
+    return held is not None and _is_same(held, table)
+
+
+def _held(path: Path) -> pa.Table | None:
+    """Return what is at `path`, None where nothing is, it is damaged or its definition lacked a feature."""
     try:
-        if not path.exists():
-            return False
-        held = read_snapshot(path)
-        if lacked_in(held.schema) or not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
-            return False
-        return bool(held.drop(["created"]).equals(table.drop(["created"])))
-    except (OSError, pa.ArrowException, KeyError):
-        return False
+        held = read_snapshot(path) if path.exists() else None
+    except (OSError, pa.ArrowException):
+        return None
+    return held if held is not None and "created" in held.column_names and not lacked_in(held.schema) else None
+
+
+def _is_same(held: pa.Table, table: pa.Table) -> bool:
+    same_notes = set_aside_in(held.schema).equals(set_aside_in(table.schema))
+    return same_notes and bool(held.drop(["created"]).equals(table.drop(["created"])))
 
 
 def has_snapshot_name(path: Path) -> bool:

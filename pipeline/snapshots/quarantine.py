@@ -4,8 +4,9 @@
 """
 
 import os
+import shutil
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.snapshots.files import file_name, has_snapshot_name
+from pipeline.base.errors import PipelineError
+from pipeline.base.fault_points import fault_point
+from pipeline.snapshots.files import file_name, has_snapshot_name, snapshots
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quality import NAMED, BrokenRule
 
@@ -39,6 +42,21 @@ def free_path(path: Path, data_dir: Path, view: str) -> Path:
     numbers = count(1 if has_snapshot_name(path) else 0)
     names = (f"{path.stem}.{number}{path.suffix}" if number else path.name for number in numbers)
     return next(folder / name for name in names if not os.path.lexists(folder / name))
+
+
+def move_newer(data_dir: Path, view: str, as_of: datetime) -> int:
+    """Move the snapshots of `view` as of later instants than `as_of` into quarantine; return how many they were.
+
+    Raises `PipelineError` where a folder cannot be written; what is there then is whole, in one place or the other.
+    """
+    newer = list(snapshots(data_dir, view, first=as_of + timedelta(microseconds=1)))
+    for path in newer:
+        try:
+            shutil.move(path, free_path(path, data_dir, view))
+        except OSError as error:
+            raise PipelineError(f"{path} cannot be moved to {quarantine_folder(data_dir, view)}: {error}") from error
+        fault_point("rollback: moved")
+    return len(newer)
 
 
 def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> int:

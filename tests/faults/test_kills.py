@@ -7,11 +7,15 @@ from collections import Counter
 import pytest
 
 from pipeline.base.fault_points import VARIABLE
+from pipeline.snapshots.files import snapshot_path
 from tests.faults.conftest import LONG
-from tests.faults.world import World
+from tests.faults.world import AFTER, A, B, World
 
 SEED = int(os.environ.get("FAULT_SEED", "20260311"))
 RANDOM_KILLS = 10 if LONG else 0
+VIEW = "work_order_features"
+_ROLLBACK = ("rollback", "--view", VIEW, "--to", A.isoformat())
+_SHORT_ROLLBACK = ("rollback: moved:1",)
 _SHORT = ("parquet: written:2", "redis: sent:9")
 # Where a view is rejected, its rows go into quarantine.
 _REJECTING = {"QUALITY_MAX_DROP": "0"}
@@ -68,3 +72,38 @@ def survive(world: World, kill: dict[str, str] | float) -> None:
     assert outcome.exit_code == -9 or (outcome.exit_code == 0 and not at_point), outcome.output
     world.check_readers(world.before, world.after)
     world.check_recovery()
+
+
+def test_kills_of_a_rollback(world: World, tally: Counter) -> None:
+    """From B back to A: a kill leaves rows of the one or the other, and the hold; again, or the next run, ends at A."""
+    world.restore(AFTER)
+    undisturbed = world.command(*_ROLLBACK, variables={VARIABLE: ""})
+    assert undisturbed.exit_code == 0, undisturbed.output
+    check_rolled_back(world)
+    points = [f"{point}:1" for point in undisturbed.reached if point.startswith("rollback: ")] + ["redis: sent:2"]
+    assert len(points) == 7
+    for number, point in enumerate(points if LONG else _SHORT_ROLLBACK):
+        tally["killed"] += 1
+        world.restore(AFTER)
+        assert world.command(*_ROLLBACK, variables={VARIABLE: point}).exit_code == -9
+        world.check_readers(world.before, world.after)
+        is_done = point == "rollback: done:1"
+        again = world.run("--view", VIEW) if number % 2 or is_done else world.command(*_ROLLBACK)
+        assert again.exit_code == (3 if number % 2 or is_done else 0), f"{point}: {again.output}"
+        check_rolled_back(world)
+        tally["survived"] += 1
+    assert world.command("rollback", "--view", VIEW, "--resume").exit_code == 0
+    world.check_recovery()
+
+
+def check_rolled_back(world: World) -> None:
+    """Fail where the view is not online as of A alone, or another view is not as of B."""
+    now = world.state()
+    expected = {row: values for row, values in world.before.online.items() if row[1] == VIEW}
+    expected |= {row: values for row, values in world.after.online.items() if row[1] != VIEW}
+    assert now.online == expected
+    assert now.intervals == world.after.intervals | {VIEW: world.before.intervals[VIEW]}
+    of_b = str(snapshot_path(world.data, VIEW, B).relative_to(world.data))
+    assert now.snapshots().keys() == world.after.files.keys() - {of_b}
+    (aside,) = (path for path in now.files if path.startswith(f"quarantine/{VIEW}/"))
+    assert now.files[aside].equals(world.after.files[of_b])

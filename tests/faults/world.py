@@ -38,9 +38,9 @@ from tests.stores import apply_definitions, is_written, write_feature_store_yaml
 
 A, B = T - timedelta(days=20), T
 _DATABASE = "dcmms_analytics"
-_REGISTRY, _PREPARED_REGISTRY = "feast_faults", "feast_faults_prepared"
-# Redis has 16 numbered databases: the online store, and the state before a run to copy from.
-_ONLINE, _PREPARED_ONLINE = 0, 1
+_REGISTRY = "feast_faults"
+# Redis has 16 numbered databases: the online store, and the states before and after a run to copy from.
+_ONLINE, BEFORE, AFTER = range(3)
 
 # Of 1,300 assets 100 come and 80 go between A and B.
 _FLEET = """
@@ -109,7 +109,7 @@ class World:
         self.postgres, self.redis, self.clickhouse_url = postgres, redis, clickhouse_url
         self.data = directory / "data"
         self.metrics = directory / "metrics" / "features.prom"
-        self._prepared_data = directory / "prepared"
+        self._prepared = directory / "prepared"
         self._commands = Commands(directory / "log")
         self._online = Redis(port=redis.port, db=_ONLINE)
         self.yaml = write_feature_store_yaml(directory, postgres, redis, _REGISTRY)
@@ -124,9 +124,13 @@ class World:
 
     def run(self, *arguments: str, as_of: datetime | None = B, **options: Any) -> Outcome:
         """Run the command as of B; `variables` change the environment, the other options are those of `Commands`."""
-        variables = self.variables | options.pop("variables", {})
         when = ("--as-of", as_of.isoformat()) if as_of else ()
-        return self._commands.run("run", *when, *arguments, variables=variables, **options)
+        return self.command("run", *when, *arguments, **options)
+
+    def command(self, *arguments: str, **options: Any) -> Outcome:
+        """Run any command, with the options of `run`."""
+        variables = self.variables | options.pop("variables", {})
+        return self._commands.run(*arguments, variables=variables, **options)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -140,18 +144,16 @@ class World:
             "STATEMENT_TIMEOUT_SECONDS": "20",
         }
 
-    def restore(self) -> None:
-        """Go back to the state in which A is published and nothing is known of B."""
+    def restore(self, state: int = BEFORE) -> None:
+        """Go back to the state in which A is published and nothing is known of B, or `AFTER` the run for B."""
         shutil.rmtree(self.data, ignore_errors=True)
-        shutil.copytree(self._prepared_data, self.data)
+        shutil.copytree(self._prepared / str(state), self.data)
         shutil.rmtree(self.metrics.parent, ignore_errors=True)
         self.metrics.parent.mkdir()
         self._online.flushdb()
-        with Redis(port=self.redis.port, db=_PREPARED_ONLINE) as prepared, prepared.pipeline(False) as pipeline:
-            for key in self._prepared_keys:
-                pipeline.copy(key, key, _ONLINE)
-            pipeline.execute()
-        self._copy_database(_PREPARED_REGISTRY, _REGISTRY)
+        with Redis(port=self.redis.port, db=state) as prepared:
+            _copy_keys(prepared, _ONLINE)
+        self._copy_database(f"{_REGISTRY}_{state}", _REGISTRY)
 
     def state(self) -> State:
         """Return what is there now; fails on a file that is not whole."""
@@ -256,19 +258,20 @@ class World:
         outcome = self.run(as_of=A)
         assert outcome.exit_code == 0, outcome.output
         self.before = self.state()
-        shutil.copytree(self.data, self._prepared_data)
-        self._prepared_keys = self._online.keys()
-        with self._online.pipeline(False) as pipeline:
-            for key in self._prepared_keys:
-                pipeline.copy(key, key, _PREPARED_ONLINE)
-            pipeline.execute()
-        self._copy_database(_REGISTRY, _PREPARED_REGISTRY)
+        self._keep(BEFORE)
         self.restore()
         assert self.state() == self.before
         self.undisturbed = self.run("--metrics-file", str(self.metrics), variables={"FEATURE_STORE_DIE_AT": ""})
         assert self.undisturbed.exit_code == 0, self.undisturbed.output
         self.after = self.state()
+        self._keep(AFTER)
         self._check_that_mixtures_show()
+
+    def _keep(self, state: int) -> None:
+        """Keep what is there now as the `state` to restore."""
+        shutil.copytree(self.data, self._prepared / str(state))
+        _copy_keys(self._online, state)
+        self._copy_database(_REGISTRY, f"{_REGISTRY}_{state}")
 
     def _check_that_mixtures_show(self) -> None:
         """Fail where rows of A and of B do not differ in several values, so that half of each would not be noticed."""
@@ -289,6 +292,14 @@ class World:
             names = {"source": sql.Identifier(source), "target": sql.Identifier(target)}
             cursor.execute(sql.SQL("drop database if exists {target} with (force)").format(**names))
             cursor.execute(sql.SQL("create database {target} template {source} owner feast").format(**names))
+
+
+def _copy_keys(source: Redis, database: int) -> None:
+    keys = source.keys()
+    with source.pipeline(False) as pipeline:
+        for key in keys:
+            pipeline.copy(key, key, database)
+        pipeline.execute()
 
 
 def _rows_of(path: Path) -> pa.Table:

@@ -1,0 +1,56 @@
+"""`skew`: what was served against what the databases say now."""
+
+import json
+from datetime import datetime
+
+import click
+
+from pipeline.commands import options
+
+
+@click.command(short_help="Compare what was served with what the databases say now.")
+@options.instant_option("--start", "First instant: date or ISO 8601.", required=True)
+@options.instant_option("--end", "End of the instants, exclusive.", required=True)
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N instants at random; by default all.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@options.views_option
+@options.timeout_option()
+@options.log_format_option
+@options.quiet_option
+def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, views: list[str], quiet: bool) -> None:
+    """Compute kept live snapshots again as of their instants, and count the values that differ now. Writes nothing.
+
+    Per feature: the share of values that differ, and the median of the differences between numbers, in its unit.
+
+    \b
+    Example:
+      python materialize_features.py skew --start 2026-01-01 --end 2026-02-01 --sample 20
+    """
+    from rich import box
+    from rich.table import Table
+
+    from pipeline.base.errors import WrongOption
+    from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
+    from pipeline.runs.skew import measure_skew
+
+    if start >= end:
+        raise WrongOption(f"--start {start.isoformat()} is not before --end {end.isoformat()}")
+    console = Console(views, quiet=quiet)
+    with console.backfill_progress() as progress:
+        result = measure_skew(load_settings(), views, start, end, sample=sample, progress=progress)
+    if as_json:
+        features = [feature.as_json() for feature in result.features]
+        click.echo(json.dumps({"instants": result.instants, "features": features}, indent=2))
+        return
+    for view in dict.fromkeys(feature.view for feature in result.features):
+        title = f"{view}: served and now, {result.instants:,} instants"
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        for heading in ("feature", "values", "differ", "typical", "unit"):
+            table.add_column(heading, no_wrap=True, justify="left" if heading in ("feature", "unit") else "right")
+        for feature in result.features:
+            if feature.view == view:
+                typical = "-" if feature.typical is None else f"{feature.typical:.3g}"
+                figures = (f"{feature.values:,}", f"{feature.share:.2%}", typical, feature.unit)
+                table.add_row(feature.feature, *figures)
+        console.print(table)
