@@ -28,7 +28,7 @@ RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir())
 # One sample a minute, for so long.
-HOURS = 8
+HOURS = 25
 
 Series = dict[str, float]
 
@@ -83,7 +83,7 @@ def metrics(
     """Metrics of a good run, of one that failed, of one that the gate held back, and of one that found another busy."""
     path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_deploy_{uuid.uuid4().hex}")
     assets = [dcmms.asset(number) for number in range(1, 7)]
-    dcmms.buckets(*[bucket(assets[0], "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
+    dcmms.buckets(*[bucket(assets[0], "power_kw", ago(hours=hour), 100.0 + hour) for hour in range(1, 169)])
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
     monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
@@ -173,6 +173,10 @@ def test_alerts_fire_on_the_metrics_of_real_runs(metrics: dict[str, Series], tmp
     good = metrics["good"]
     set_aside = good | {'feature_store_view_rejected_rows{view="asset_features"}': 2}
     firing(later(set_aside, 3 * 3600), "3h5m", tmp_path, "FeatureRowsSetAside asset_features")
+    implausible = good | {'feature_store_view_implausible_rows{view="asset_features", feature="mttr_hours"}': 2}
+    firing(later(implausible, 3 * 3600), "3h5m", tmp_path, "FeatureValuesImplausible asset_features")
+    on_hold = good | {'feature_store_view_outcome{view="asset_features", feature_store_view_outcome="on hold"}': 1}
+    firing(later(on_hold, 24 * 3600), "24h5m", tmp_path, "FeatureViewOnHold asset_features")
     firing(later(good, 3600), "1m", tmp_path, *each("FeatureViewFromTheFuture"))
     disk = {
         f'node_filesystem_{name}_bytes{{mountpoint="/var/lib/dcmms-feature-store"}}': size

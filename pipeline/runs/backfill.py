@@ -158,7 +158,8 @@ def computed(
 ) -> Generator[tuple[datetime, dict[str, pa.Table]]]:
     """Yield the snapshots of the `wanted` views as of each instant, as the databases tell them now, in no set order.
 
-    `implausible`, where it is given, gets the rows whose value is not plausible. The caller closes it. Raises `PipelineError` where a database fails.
+    `implausible`, where it is given, gets the rows whose value is not plausible. The caller closes it. Raises
+    `PipelineError` where a database fails.
     """
     views = {view for views_then in wanted.values() for view in views_then}
     if not views:
@@ -211,9 +212,10 @@ def _snapshots_of(
     """Return the snapshots of `views` as of one instant, out of the rows of its chunk."""
     rows = {view: _rows_of(table, instant) for view, table in tables.items()}
     completed = {view: extract.completed(SPECS[view], rows) for view in views}
-    for view, table in completed.items() if implausible is not None else ():
-        for feature, found in quality.implausible(view, table).items():
-            implausible[view, feature].append(found)
+    if implausible is not None:
+        for view, table in completed.items():
+            for feature, found in quality.implausible(view, table).items():
+                implausible[view, feature].append(found)
     return {view: extract.as_snapshot(view, table, datetime.now(UTC)) for view, table in completed.items()}
 
 
