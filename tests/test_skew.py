@@ -183,6 +183,24 @@ def test_a_revision_passes_the_quality_gate_and_needs_no_registry(
     assert [len(read(data, ago(day))) for day in range(4)] == [3, 4, 4, 4]
 
 
+def test_a_revision_does_not_forget_what_the_source_has_lost(data: Path, dcmms: Dcmms) -> None:
+    for number in range(4, 30):
+        dcmms.asset(number)
+    arguments = ("backfill", "--start", ago(2).isoformat(), "--end", ago(1).isoformat(), "--view", VIEW)
+    assert invoke(*arguments, "--overwrite").exit_code == 0
+    before = read(data, ago(2))
+    with dcmms.postgres.cursor() as cursor:
+        cursor.execute("delete from assets where id > %s", [KEYS[3]])
+    dcmms.postgres.commit()
+    result = invoke("backfill", "--revise", "3d", "--end", ago(1).isoformat(), "--view", VIEW)
+    assert result.exit_code == 2
+    assert "4 rows where the snapshot 20260309T100000Z has 29: assets are gone: 25" in result.stderr
+    assert "If the change is planned, take it over with --overwrite." in result.stderr
+    assert read(data, ago(2)).equals(before)
+    assert invoke(*arguments, "--overwrite").exit_code == 0
+    assert len(read(data, ago(2))) == 4
+
+
 def test_nothing_to_revise(data: Path) -> None:
     result = invoke("backfill", "--revise", "3d", *VIEWS)
     assert result.exit_code == 0

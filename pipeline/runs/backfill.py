@@ -135,7 +135,8 @@ def revise(
     """Compute the snapshots again that `views` have from `start` to `end` (exclusive), and replace what has changed.
 
     A row whose values have not changed stays `created` when it was: it is live if it was. The newest snapshot of a view
-    is what is online, and left to the next run. Raises `PipelineError` where a database fails.
+    is what is online, and left to the next run. One that has lost more rows or known values than a run may lose stays:
+    sources forget. Raises `PipelineError` where a database fails.
     """
     data_dir, result = settings.feature_data_dir, BackfillResult(empty={view: [] for view in views})
     wanted: dict[datetime, list[str]] = {}
@@ -230,10 +231,15 @@ def _write_instant(
     """Write the snapshots of one instant as the quality gate lets them pass."""
     for view, snapshot in snapshots.items():
         sound, broken = quality.split(view, snapshot, instant, settings.quality_max_rejected)
+        if is_revision and sound is not None:  # facts may be gone by now, of which the kept snapshot tells
+            since = instant + timedelta(microseconds=1)
+            if lost := quality.losses(view, snapshot, settings.feature_data_dir, since, settings.quality_max_drop):
+                sound, broken = None, [*lost, *broken]
         if broken:
             path = quarantine_path(settings.feature_data_dir, view, instant)
             rejected = set_aside(snapshot, broken, path)
-            level, say = (logging.ERROR, in_words) if sound is None else (logging.WARNING, few_in_words)
+            rejected_in_words = partial(in_words, if_planned="take it over with --overwrite")
+            level, say = (logging.ERROR, rejected_in_words) if sound is None else (logging.WARNING, few_in_words)
             logger.log(level, "%s as of %s: %s", view, instant.isoformat(), say(snapshot, broken, path))
             result.set_aside += 0 if sound is None else rejected
         if sound is None:

@@ -86,13 +86,18 @@ def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
     return pa.concat_tables([rows.cast(nullable), *missing], promote_options="default")
 
 
-def in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> str:
+def in_words(
+    snapshot: pa.Table,
+    broken: Sequence[BrokenRule],
+    path: Path | None,
+    if_planned: str = "run again with --accept-drop",
+) -> str:
     """Return in one line why `snapshot` is held back: the broken rules, where their rows are and what to do.
 
     `path` is that of the quarantine, None where nothing is kept.
     """
     advice = (
-        "If the change is planned, run again with --accept-drop."
+        f"If the change is planned, {if_planned}."
         if all(rule.is_loss for rule in broken)
         else "Correct the source and run again."
     )
