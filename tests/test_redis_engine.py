@@ -1,10 +1,12 @@
 """The Redis engine on real servers: order, removal, consistency, and Redis servers in trouble."""
 
+import io
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -214,12 +216,37 @@ def test_a_damaged_snapshot_is_passed_over(shop: Shop) -> None:
 # registry ------------------------------------------------------------------------------------------------------------
 
 
-def test_materialization_intervals_follow_each_other(shop: Shop) -> None:
-    for as_of in (T0, T0 + HOUR, T0 + HOUR, T0 + 2 * HOUR, T0):
-        shop.publish(WORK_ORDERS, as_of, ids(1), 1)
+def test_what_is_recorded_is_one_interval_and_does_not_grow(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(1), 1)
+    first = registered_view(shop.store, WORK_ORDERS)
+    size = len(first.to_proto().SerializeToString())
+    for as_of, engine in ((T0 + HOUR, ENGINE_REDIS), (T0 + 2 * HOUR, ENGINE_FEAST), (T0, ENGINE_REDIS)):
+        shop.publish(WORK_ORDERS, as_of, ids(1), 1, engine=engine)
     view = registered_view(shop.store, WORK_ORDERS)
-    assert view.materialization_intervals == [(T0 - view.ttl, T0), (T0, T0 + HOUR), (T0 + HOUR, T0 + 2 * HOUR)]
+    assert view.materialization_intervals == [(T0 - view.ttl, T0 + 2 * HOUR)]
     assert view.state.name == "AVAILABLE_ONLINE"
+    assert len(view.to_proto().SerializeToString()) <= size + 4  # nanoseconds of the instant of its last change
+
+
+def test_an_existing_long_list_becomes_one_interval(shop: Shop) -> None:
+    """Two years of hourly runs, as an earlier version has recorded them, with a gap in the middle."""
+    view = registered_view(shop.store, WORK_ORDERS)
+    view.materialization_intervals = [(T0 + n * HOUR, T0 + (n + 1) * HOUR) for n in range(17_520) if n != 9_000]
+    shop.store.registry.apply_feature_view(view, shop.store.project)
+    last = T0 + 17_520 * HOUR
+    shop.publish(WORK_ORDERS, last + HOUR, ids(1), 1)
+    view = registered_view(shop.store, WORK_ORDERS)
+    assert view.materialization_intervals == [(T0, last + HOUR)]
+    assert shop.values(WORK_ORDERS, ids(1)) == [{1}]
+    # stock Feast goes on from its end, and the next run merges that, too
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        shop.store.materialize_incremental(last + 2 * HOUR, [WORK_ORDERS])
+    assert registered_view(shop.store, WORK_ORDERS).materialization_intervals == [
+        (T0, last + HOUR),
+        (last + HOUR, last + 2 * HOUR),
+    ]
+    shop.publish(WORK_ORDERS, last + 3 * HOUR, ids(1), 2)
+    assert registered_view(shop.store, WORK_ORDERS).materialization_intervals == [(T0, last + 3 * HOUR)]
 
 
 # consistency ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
+from feast.feature_view import FeatureViewState
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline.base.errors import PipelineError, first_line
@@ -56,6 +57,7 @@ def publish(
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
+        attempts()(record, store, name, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
     fault_point("online: before")
     written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
@@ -83,23 +85,28 @@ def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
 
 
 def record(store: FeatureStore, name: str, as_of: datetime) -> None:
-    """Record in the registry that the view is online as of `as_of`, from where the last record ends.
+    """Record in the registry that the view is online as of `as_of`, and merge what is recorded into one interval.
 
-    The Feast UI shows these intervals, and `feast materialize-incremental` starts at the end of the last one.
+    A snapshot is the whole view, so the newest one covers all before it. The Feast UI shows the interval,
+    `feast materialize-incremental` starts at its end, and every feature server reads it at each refresh: a list that
+    grew with the runs would slow down their answers.
     """
     view = registered_view(store, name)  # anew: an attempt before may have been recorded all the same
-    last = view.most_recent_end_time
-    if last and last >= as_of:
+    recorded = view.materialization_intervals
+    ttl = view.ttl or timedelta(seconds=1)
+    starts, ends = zip(*recorded, strict=True) if recorded else ([as_of - ttl], [as_of])
+    whole = [(min(starts), max(*ends, as_of))]
+    if recorded == whole:
         return
-    start = last or as_of - (view.ttl or timedelta(seconds=1))
+    view.materialization_intervals, view.state = whole, FeatureViewState.AVAILABLE_ONLINE
     try:
-        store.registry.apply_materialization(view, store.project, start, as_of)
+        store.registry.apply_feature_view(view, store.project)
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
         raise registry_error(error) from error
 
 
 def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:
-    """Run Feast's own materialization over one snapshot; it records the interval itself."""
+    """Run Feast's own materialization over one snapshot; it records an interval for each."""
     silent = io.StringIO()  # it prints headings and a progress bar of its own
     try:
         with (
