@@ -307,7 +307,9 @@ def test_redis_that_dies_midway_leaves_whole_rows_and_the_next_run_completes(
                 shop.client.save()
                 server._process().kill()
 
-        with pytest.raises(PipelineError, match=r"^Redis: .*check that it is up"):
+        with pytest.raises(
+            PipelineError, match=r"^Redis: .*check that it is up.*; at least (8|9|1\d),\d{3} of 20,000 rows"
+        ):
             online.publish(shop.store, WORK_ORDERS, T0 + HOUR, path, progress=save_and_kill)
         while server.is_running():
             time.sleep(0.01)
@@ -327,9 +329,12 @@ def test_full_redis_says_so_and_every_row_is_old_or_new(shop: Shop) -> None:
     shop.publish(WORK_ORDERS, T0, assets[:1_000], 1)
     try:
         shop.client.config_set("maxmemory", shop.client.info("memory")["used_memory"] + 200_000)
-        with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)"):
+        with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)") as failure:
             shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
         assert_whole_rows(shop, assets, {1, 2, None})
+        new = shop.values(WORK_ORDERS, assets).count({2})
+        assert 0 < new < 2_000
+        assert str(failure.value).endswith(f"; {new:,} of 2,000 rows are new, the others old")
     finally:
         shop.client.config_set("maxmemory", 0)
     shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
@@ -391,12 +396,27 @@ class ClusterNode(RedisServer):
             file.write("cluster-enabled yes\n")
 
 
-def test_key_that_is_no_hash_is_named(shop: Shop) -> None:
-    shop.publish(WORK_ORDERS, T0, ids(3), 1)
-    key = shop.client.keys()[0]
-    shop.client.set(key, "text")
-    with pytest.raises(PipelineError, match=r"^Redis: .*WRONGTYPE .*another program has written a key of this project"):
-        shop.publish(WORK_ORDERS, T0 + HOUR, ids(3), 2)
+def test_key_that_is_no_hash_is_named_and_all_other_rows_are_written(shop: Shop) -> None:
+    assets = [*ids(56), "odd\x07\n name"]
+    shop.publish(WORK_ORDERS, T0, [*assets, "gone", "lost"], 1)
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    of_another_program = encoder.keys(pa.array([assets[3], assets[56], "gone"])).to_pylist()
+    for key in of_another_program:
+        shop.client.set(key, "text")
+    with pytest.raises(PipelineError) as failure:
+        shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+    assert str(failure.value) == (
+        f"Redis: WRONGTYPE: another program has written the keys of {assets[3]}, odd\\x07\\n name; 55 rows are new, "
+        "2 cannot be read. Delete these keys and run again"
+    )
+    others = [asset for asset in ids(56) if asset != assets[3]]
+    assert shop.values(WORK_ORDERS, [*others, "lost"]) == [{2}] * 55 + [{None}], "what left is removed, too"
+    shop.store.write_to_online_store(WORK_ORDERS, snapshot_of(WORK_ORDERS, T0, ["lost"], 3).to_pandas())
+    assert online.prune(shop.store, shop.data, WORK_ORDERS) == 1
+    assert [shop.client.get(key) for key in of_another_program] == [b"text"] * 3
+    shop.client.delete(*of_another_program)
+    shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 57
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from feast import FeatureStore, FeatureView
 from feast.feature_view import FeatureViewState
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
-from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
+from pipeline.online.redis.writer import Written
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
 from pipeline.snapshots.files import newest_snapshot, snapshot_instant
 
@@ -51,8 +52,9 @@ def publish(
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails;
-    each row then has either its old or its new values, and publishing again completes it.
+    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails,
+    or has something else than a row under a key: each row then has either its old or its new values, how many is said,
+    and publishing again completes it.
     """
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
@@ -60,13 +62,40 @@ def publish(
         attempts()(record, store, name, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
     fault_point("online: before")
-    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
+    written = _write(store, view, as_of, path, progress)
     fault_point("online: written")
     removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
     fault_point("online: departed removed")
+    if written.refused:
+        names = ", ".join(redis_engine.readable_ids(store, view, written.refused))
+        raise PipelineError(
+            f"Redis: WRONGTYPE: another program has written the keys of {names}; {written.rows:,} rows are new, "
+            f"{len(written.refused):,} cannot be read",
+            "Delete these keys and run again",
+        )
     attempts()(record, store, name, as_of)
     fault_point("online: recorded")
     return Published(written.rows, written.newer, removed)
+
+
+def _write(
+    store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, progress: Callable[[int], None]
+) -> Written:
+    """Write the rows; where that breaks off, the error says how far the best attempt has come."""
+    done = 0
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done = max(done, rows)
+        progress(rows)
+
+    try:
+        return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=told)
+    except PipelineError as error:
+        total = pq.read_metadata(path).num_rows
+        # where the connection broke, Redis may have written more than it could confirm
+        some = "at least " if isinstance(error.__cause__, Unavailable) else ""
+        raise PipelineError(f"{error}; {some}{done:,} of {total:,} rows are new, the others old") from error
 
 
 def prune(store: FeatureStore, data_dir: Path, name: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import feast
+import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
@@ -140,6 +141,13 @@ def row_encoder(store: FeatureStore, view: FeatureView) -> RowEncoder:
         join_key="asset_id",
         ttl_seconds=store.config.online_store.key_ttl_seconds,
     )
+
+
+def readable_ids(store: FeatureStore, view: FeatureView, keys: list[bytes], most: int = 5) -> list[str]:
+    """Return the entity ids of `keys`, without control characters; of more than `most` the first ones."""
+    ids = row_encoder(store, view).ids(pa.array(keys, pa.binary())).to_pylist()
+    shown = [name.encode("unicode_escape").decode() for name in ids[:most]]
+    return [*shown, f"{len(ids) - most:,} more"] if len(ids) > most else shown
 
 
 @contextmanager

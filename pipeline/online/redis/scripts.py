@@ -48,11 +48,16 @@ if redis.call('EXISTS', unpack(KEYS, 1, rows)) > 0 then
     end
 end
 """
-# KEYS: the rows. Further ARGV: the other fields to delete. Returns how many rows had any.
+# KEYS: the rows. Further ARGV: the other fields to delete. Returns how many had any: a key of another type has none.
 _DELETE = """
 local deleted = 0
 for _, key in ipairs(KEYS) do
-    if not is_newer(key) and redis.call('HDEL', key, ARGV[1], unpack(ARGV, 3)) > 0 then deleted = deleted + 1 end
+    local found = is_newer(key) and 0 or redis.pcall('HDEL', key, ARGV[1], unpack(ARGV, 3))
+    if type(found) == 'number' then
+        deleted = deleted + math.min(found, 1)
+    elseif not found.err:find('WRONGTYPE') then
+        return found
+    end
 end
 return deleted
 """

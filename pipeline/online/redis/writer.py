@@ -13,13 +13,13 @@ that their commands are allowed is asked beforehand.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import socket
 from typing import Any, cast
 
 import hiredis
 import pyarrow as pa
-from redis import Redis
+from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
@@ -49,10 +49,14 @@ class Rows:
 
 @dataclass
 class Written:
-    """How many rows are done, and how many of them Redis kept because its own are newer."""
+    """How many rows are done, and how many of them Redis kept because its own are newer.
+
+    `refused` are the keys of rows that could not be written because Redis has something else there than a hash.
+    """
 
     rows: int = 0
     newer: int = 0
+    refused: list[bytes] = field(default_factory=list)
 
 
 def write_rows(
@@ -66,12 +70,14 @@ def write_rows(
 ) -> Written:
     """Execute the commands of each row whose event timestamp in Redis, in `stamp_field`, is not newer than `stamp`.
 
-    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails; rows
+    that are under way then are counted, where it still answers.
     """
     written = Written()
-    with connect(client) as connection:
+    with connect(client) as connection, ExitStack() as stack:
         transactions = _Transactions(connection, project, stamp_field, stamp)
         transactions.check_rights()
+        stack.callback(lambda: progress(written.rows))
         ahead: deque[Rows] = deque()
         for rows in blocks:
             transactions.send(rows)
@@ -80,9 +86,12 @@ def write_rows(
             if len(ahead) > _BLOCKS_AHEAD:
                 transactions.receive(ahead.popleft(), written)
                 progress(written.rows)
+            if transactions.error:
+                break
         for rows in ahead:
             transactions.receive(rows, written)
-    progress(written.rows)
+        if transactions.error:
+            raise transactions.error
     return written
 
 
@@ -129,6 +138,8 @@ class _Transactions:
         self._socket = cast(socket, connection._sock)
         self._reader = hiredis.Reader()
         self._stamp = bulk_strings(stamp_field, stamp)
+        #: What Redis has said first against a transaction.
+        self.error: RedisError | None = None
         self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
 
     def check_rights(self) -> None:
@@ -146,7 +157,8 @@ class _Transactions:
                 b"*1\r\n$7\r\nDISCARD\r\n",
             ]
         )
-        _raise_error([self._reply() for _ in range(5)])
+        if error := _first_error([self._reply() for _ in range(5)]):
+            raise error
 
     def send(self, rows: Rows) -> None:
         """Send a block of rows, in as many transactions as it takes."""
@@ -171,15 +183,24 @@ class _Transactions:
         self._connection.send_packed_command([b"".join(parts)])
 
     def receive(self, rows: Rows, written: Written) -> None:
-        """Wait for the outcome of the transactions of a block, and add it to `written`."""
+        """Wait for the outcome of the transactions of a block, add it to `written` and keep the first error."""
         for start, stop in _spans(rows):
             commands = (stop - start) * rows.commands_per_row
             queued = [self._reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
             executed = self._reply()
-            # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
-            _raise_error([*queued, *(executed if isinstance(executed, list) else [executed])])
-            written.rows += stop - start
-            written.newer += executed[0]
+            if not isinstance(executed, list):
+                # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
+                self.error = self.error or _first_error([*queued, executed])
+                continue
+            held, *replies, released = executed
+            step = rows.commands_per_row
+            failed = {row: reply for row in range(stop - start) if isinstance(reply := replies[row * step], Exception)}
+            refused = [row for row, reply in failed.items() if str(reply).startswith("WRONGTYPE")]
+            written.refused += [_text_of(rows.keys[start + row].as_py()) for row in refused]
+            written.rows += stop - start - len(failed)
+            others = [reply for row, reply in failed.items() if row not in refused]
+            self.error = self.error or _first_error([held, *others, released])
+            written.newer += held if isinstance(held, int) else 0
 
     def _reply(self) -> Any:
         while (reply := self._reader.gets()) is False:
@@ -208,9 +229,15 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
         yield start, min(start + ROWS_PER_TRANSACTION, len(rows.keys))
 
 
-def _raise_error(replies: Iterable[object]) -> None:
+def _text_of(bulk_string: bytes) -> bytes:
+    return bulk_string.split(b"\r\n", 1)[1][:-2]
+
+
+def _first_error(replies: Iterable[object]) -> RedisError | None:
+    """Return the first error among the replies, as the client would raise it; None if there is none."""
     for reply in replies:
         if isinstance(reply, Exception):
             error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]  # redis has no types for it
             error.args = (str(reply),)  # the client would take the code off what Redis said
-            raise error
+            return cast(RedisError, error)
+    return None
