@@ -15,15 +15,18 @@ from uuid import UUID
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, Field
+from feast.infra.online_stores.helpers import _mmh3
+from feast.types import Float32
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
+from entities import asset
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
-from pipeline.online.redis.engine import row_encoder
+from pipeline.online.redis.engine import row_encoder, unowned_fields
 from pipeline.online.redis.layout import serialized_stamp
 from pipeline.online.redis.writer import write_rows
 from pipeline.online.verify import verify
@@ -211,6 +214,49 @@ def test_a_damaged_snapshot_is_passed_over(shop: Shop) -> None:
     # of the damaged one nobody knows what it has put online: every key is looked at
     shop.store.write_to_online_store(WORK_ORDERS, lost.to_pandas())
     assert shop.publish(WORK_ORDERS, T0 + 2 * HOUR, ids(3), 4) == online.Published(rows=3, removed=2)
+
+
+def test_fields_of_what_is_no_longer_registered_are_counted_and_pruned(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(3), 1)
+    shop.publish(ASSETS, T0, ids(2), 1)
+    # a feature and a view that went, a view that somebody else registers, another project, another program
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    keys = encoder.keys(pa.array(ids(3))).to_pylist()
+    other = FeatureView(
+        name="others",
+        entities=[asset],
+        source=registered_view(shop.store, ASSETS).batch_source,
+        schema=[Field(name="score", dtype=Float32)],
+    )
+    shop.store.apply([other])
+    kept = {"a note": b"x", _mmh3("others:score"): b"", "_ts:others": b"", b"long one": b""}
+    for key in keys:
+        shop.client.hset(key, mapping=kept)
+        shop.client.hset(key, _mmh3(f"{WORK_ORDERS}:gone"), b"")
+    shop.client.hset(keys[0], "_ts:gone_features", b"")
+    elsewhere = keys[0][: -len("dcmms")] + b"xdcmms"
+    shop.client.hset(elsewhere, "_ts:gone_features", b"")
+    shop.client.set(encoder.keys(pa.array(["of another type"])).to_pylist()[0], "text")
+    assert [unowned_fields(shop.store, delete=delete) for delete in (False, True, False)] == [4, 4, 0]
+    assert all(shop.client.hget(key, field) == value for key in keys for field, value in kept.items())
+    assert shop.client.hkeys(elsewhere) == [b"_ts:gone_features"]
+    assert (shop.values(WORK_ORDERS, ids(3)), shop.values(ASSETS, ids(2))) == ([{1}] * 3, [{1}] * 2)
+
+
+def test_keys_no_longer_expire_after_the_setting_is_gone(
+    postgres: PostgresServer, redis: RedisServer, tmp_path: Path
+) -> None:
+    with opened(tmp_path, postgres, redis, key_ttl_seconds=600) as shop:
+        shop.publish(WORK_ORDERS, T0, ids(20), 1)
+        keys = shop.client.keys()
+        assert all(0 < shop.client.ttl(key) <= 600 for key in keys)
+        set_online_store(shop.path, key_ttl_seconds=None)
+        with open_feature_store(shop.path) as store:
+            path = shop.snapshot(WORK_ORDERS, T0 + HOUR, ids(20), 2)
+            online.publish(store, WORK_ORDERS, T0 + HOUR, path)
+        assert [shop.client.ttl(key) for key in keys] == [-1] * 20
+        assert shop.values(WORK_ORDERS, ids(20)) == [{2}] * 20
+        shop.client.flushdb()
 
 
 # registry ------------------------------------------------------------------------------------------------------------

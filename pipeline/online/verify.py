@@ -64,7 +64,7 @@ def verify(
     with translated_errors():
         for rows in _rows(snapshot, sample):
             _compare(store, rows, results)
-        if sample is None and _can_be_listed(store):
+        if sample is None and can_be_listed(store):
             for ids in departed_online(redis_client(store), row_encoder(store, registered), path):
                 _compare(store, _without_values(ids, rows.schema), results)
     return list(results.values())
@@ -107,6 +107,7 @@ def _count(flags: pa.Array) -> int:
     return pc.sum(flags).as_py() or 0
 
 
-def _can_be_listed(store: FeatureStore) -> bool:
+def can_be_listed(store: FeatureStore) -> bool:
+    """Return whether the online store is a single Redis."""
     config = store.config.online_store
     return isinstance(config, RedisOnlineStoreConfig) and config.redis_type == RedisType.redis

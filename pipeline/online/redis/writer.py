@@ -26,12 +26,12 @@ from redis.retry import Retry
 
 from pipeline.base.fault_points import fault_point
 from pipeline.online.redis.layout import bulk_strings
-from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER
+from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER, UNOWNED
 
 # Redis keeps the words of a transaction until its end: the more there are, the further its allocator has to look.
 ROWS_PER_TRANSACTION = 16
 # Few enough that other clients do not wait for them.
-_ROWS_PER_DELETION = 128
+_ROWS_PER_SCRIPT = 128
 # Blocks that are on their way or being executed while the next one is encoded.
 _BLOCKS_AHEAD = 4
 # Redis looks for rows under these names only within a transaction. They end like all keys of the project, for its ACL.
@@ -100,19 +100,34 @@ def delete_rows(
 ) -> int:
     """Delete `fields` and `stamp_field` of the rows whose event timestamp is not newer than `stamp`; return how many.
 
-    `blocks` are keys, as clients take them. Not a transaction but a script, which a Redis that is full executes as
-    well. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    Raises the client's `RedisError`, or `OSError`, where Redis fails.
     """
-    deleted = 0
+    return _evaluated(client, DELETE_OLDER, blocks, stamp_field, stamp, *fields)
+
+
+def unowned_fields(client: Redis, blocks: Iterable[pa.Array], *, owned: Iterable[bytes], delete: bool) -> int:
+    """Return how many fields of the rows are Feast's and not `owned`; `delete` them, if asked to.
+
+    Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    """
+    return _evaluated(client, UNOWNED, blocks, b"1" if delete else b"0", *owned)
+
+
+def _evaluated(client: Redis, script: bytes, blocks: Iterable[pa.Array], *arguments: bytes) -> int:
+    """Return the sum of what `script` returns for some keys at a time; `blocks` are keys, as clients take them.
+
+    Not a transaction but a script, which a Redis that is full executes as well.
+    """
+    total = 0
     with ExitStack() as stack:
-        connection = None  # nearly always nothing is to be deleted: then no connection is made
+        connection = None  # nearly always there are no keys: then no connection is made
         for block in blocks:
-            for start in range(0, len(block), _ROWS_PER_DELETION):
+            for start in range(0, len(block), _ROWS_PER_SCRIPT):
                 connection = connection or stack.enter_context(connect(client))
-                keys = block.slice(start, _ROWS_PER_DELETION).to_pylist()
-                connection.send_command("EVAL", DELETE_OLDER, len(keys), *keys, stamp_field, stamp, *fields)
-                deleted += connection.read_response()
-    return deleted
+                keys = block.slice(start, _ROWS_PER_SCRIPT).to_pylist()
+                connection.send_command("EVAL", script, len(keys), *keys, *arguments)
+                total += connection.read_response()
+    return total
 
 
 @contextmanager
