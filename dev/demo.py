@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import click
 import psycopg2
+import pyarrow.parquet as pq
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -31,6 +32,7 @@ from dev.separate_store import SeparateStore
 from dev.servers import HOST, require_free_port
 from dev.stack import REPOSITORY, LocalStack
 from dev.steps import console, run_command, run_step
+from pipeline.snapshots.files import newest_snapshot
 
 FEATURE_SERVER_PORT = 6566
 FEATURE_SERVER_TIMEOUT_SECONDS = 60.0
@@ -50,6 +52,15 @@ REDIS_DATABASE = 2
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: What the demo ends with: it leaves nothing running, and the same fleet is there to be worked with.
+NEXT = """Next:
+  make load                     the same fleet into a local stack that stays up; its history ends on 2026-01-01
+  .venv/bin/feast apply
+  .venv/bin/python materialize_features.py --as-of 2026-01-01T00:00:00Z
+  .venv/bin/python materialize_features.py doctor --as-of 2026-01-01T00:00:00Z
+  README.md, "Day to day"       ask for features over REST and from Python
+  notebooks/                    a model from start to end"""
 
 #: The code that decides what a fleet looks like: a change loads it anew.
 _FLEET_CODE = ("fleet/*.py", "load.py", "schema.py", "sql/*.sql")
@@ -129,6 +140,7 @@ def run_demo() -> None:
     started = run_step("PostgreSQL and Redis, on 127.0.0.1", stack.up)
     try:
         console.print(_show_the_path(stack, FleetParameters()))
+        console.print(NEXT, highlight=False)
     finally:
         for server in stack.servers:
             if server.name in started:
@@ -152,7 +164,7 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
     run_command("feast apply", [feast, "apply"], cwd=REPOSITORY, env=environment)
     run_command(" ".join(materialize[1:]), materialize, cwd=REPOSITORY, env=environment)
     with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):
-        assets = two_assets(stack)
+        assets = two_assets(stack, fully_known(store))
         answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
     return feature_table(assets, answer, as_of)
 
@@ -211,8 +223,15 @@ def _url(path: str) -> str:
     return f"http://{HOST}:{FEATURE_SERVER_PORT}{path}"
 
 
-def two_assets(stack: LocalStack) -> list[Asset]:
-    """A wind turbine and a solar inverter: of each kind the one with the most failures so far."""
+def fully_known(store: SeparateStore) -> list[str]:
+    """The ids of the assets that have a rated power and a manufacturer in the newest snapshot of `store`."""
+    path = newest_snapshot(store.snapshots, "asset_features")
+    rows = pq.read_table(path, columns=["asset_id", "installed_capacity_kw", "manufacturer"], partitioning=None)
+    return rows.drop_null()["asset_id"].to_pylist()
+
+
+def two_assets(stack: LocalStack, among: Sequence[str]) -> list[Asset]:
+    """A wind turbine and a solar inverter `among` these ids: of each kind the one with the most failures so far."""
     query = """
         select distinct on (a.type) a.id::text, a.name, s.name
         from assets a
@@ -221,12 +240,12 @@ def two_assets(stack: LocalStack) -> list[Asset]:
             select count(*) as failures from work_orders w
             where w.asset_id = a.id and w.type in ('corrective', 'emergency')
         ) f on true
-        where a.type in ('turbine', 'inverter') and a.status <> 'decommissioned'
+        where a.type in ('turbine', 'inverter') and a.status <> 'decommissioned' and a.id::text = any(%s)
         order by a.type desc, f.failures desc, a.asset_id
     """
     url = stack.postgres.url("dcmms", "dcmms")
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute(query)
+        cursor.execute(query, [list(among)])
         return [Asset(*row) for row in cursor.fetchall()]
 
 

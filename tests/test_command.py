@@ -20,6 +20,8 @@ from materialize_features import cli
 from pipeline import REPOSITORY
 from pipeline.base.settings import load_settings
 from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.online.freshness import OnlineRows, online_rows
+from pipeline.registry.feast_store import open_feature_store, registered_view
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
@@ -137,9 +139,25 @@ def test_older_instant_is_kept_but_not_published(environment: Dcmms, redis: Redi
     _, online = state(environment, redis)
     result = invoke("--as-of", "2026-03-11T09:00:00Z")
     assert result.exit_code == 0
-    assert "newer snapshot" in result.stderr
+    assert result.stderr.count("not published: newer values are online, of 2026-03-11T10:00:00Z") == 3
     assert len(snapshots(environment)) == 6
     assert state(environment, redis)[1] == online
+
+
+def test_older_instant_is_published_where_nothing_newer_is_online(environment: Dcmms, redis: RedisServer) -> None:
+    """Whatever snapshots are there: those of the local stack outlive `make clean`."""
+    invoke("--as-of", AS_OF, "--view", "asset_features")
+    invoke("--as-of", AS_OF, "--no-online")
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        client.flushall()
+    result = invoke("--as-of", "2026-03-11T09:00:00Z")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(" online") == 3
+    assert "not published" not in result.output
+    with open_feature_store() as store:
+        online = {view: online_rows(store, registered_view(store, view)) for view in VIEWS}
+    earlier = datetime(2026, 3, 11, 9, tzinfo=UTC)
+    assert online == dict.fromkeys(VIEWS, OnlineRows(2, 0, earlier, earlier))
 
 
 def test_newer_online_values_of_another_run_stay_and_that_is_said(environment: Dcmms, redis: RedisServer) -> None:

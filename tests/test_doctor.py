@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import clickhouse_connect
@@ -73,7 +73,7 @@ EVERY_CHECK = {
 
 SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {
     "PostgreSQL": lambda: check_postgres(load_settings()),
-    "ClickHouse": lambda: check_clickhouse(load_settings()),
+    "ClickHouse": lambda: check_clickhouse(load_settings(), datetime.now(UTC)),
     "Snapshots": lambda: check_snapshots(load_settings()),
     "Registry": lambda: check_registry(load_store_config()),
     "Redis": lambda: check_redis(load_store_config()),
@@ -101,12 +101,12 @@ def healthy(registered: Production, data_dir: Path, monkeypatch: pytest.MonkeyPa
     return registered
 
 
-def findings(subject: str | None = None) -> dict[str, Finding]:
+def findings(subject: str | None = None, *options: str) -> dict[str, Finding]:
     """Return what the doctor finds, of one subject or by the command of all, by check."""
     if subject:
         lines = [Finding(message=check.text, **check.as_json()) for check in SUBJECTS[subject]()]
     else:
-        result = invoke("doctor", "--log-format", "json")
+        result = invoke("doctor", "--log-format", "json", *options)
         *lines, summary = [json.loads(line) for line in result.stderr.splitlines()]
         assert result.stdout == ""
         for line in lines:
@@ -377,6 +377,18 @@ def test_telemetry_that_is_late(healthy: Production, monkeypatch: pytest.MonkeyP
     assert broken(findings("ClickHouse")) == {"ClickHouse telemetry": "warning"}
     monkeypatch.setattr(clickhouse_checks, "WINDOW", timedelta(0))
     assert broken(findings("ClickHouse")) == {"ClickHouse telemetry": "fails", "ClickHouse": "not checked"}
+
+
+def test_telemetry_that_is_over_by_now_is_there_as_of_its_end(healthy: Production) -> None:
+    """As that of the demo fleet is."""
+    now = datetime.now(UTC)
+    (*_, telemetry, _) = check_clickhouse(load_settings(), now + timedelta(days=100))
+    assert (telemetry.state, telemetry.name) == (State.FAILS, "telemetry")
+    assert "--as-of" in telemetry.fix
+    assert broken(findings(None, "--as-of", now.strftime("%Y-%m-%dT%H:%M:%SZ"))) == {}
+    found = findings(None, "--as-of", (now - timedelta(days=100)).isoformat())
+    assert broken(found) == {"ClickHouse telemetry": "fails", "ClickHouse": "not checked"}
+    assert found["ClickHouse telemetry"]["message"].startswith("none in the 90 d before ")
 
 
 def test_settings_file_that_others_may_read(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,10 +105,12 @@ def deployment(
 
 
 @contextmanager
-def feature_server(environment: Mapping[str, str], log: Path, repository: Path = REPOSITORY) -> Iterator[str]:
+def feature_server(
+    environment: Mapping[str, str], log: Path, repository: Path = REPOSITORY, options: Sequence[str] = ()
+) -> Iterator[str]:
     """Run `feast serve` in `repository` on a free port for the length of the block; yield its URL once healthy."""
     port = free_port()
-    command = [FEAST, "serve", "-h", HOST, "-p", str(port)]
+    command = [FEAST, "serve", "-h", HOST, "-p", str(port), *options]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,

@@ -1,29 +1,34 @@
 """What a run leaves behind: its row in the ledger, the status, metrics for Prometheus, and log lines."""
 
+import io
 import json
 import os
 import re
 import uuid
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg2
 import psycopg2.extras
+import pyarrow as pa
 import pytest
 from click.testing import Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.base.views import VIEW_NAMES
+from pipeline.online.redis.engine import redis_client, row_encoder
+from pipeline.online.redis.layout import serialized_stamp
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.registry.ledger import Ledger, Run
 from pipeline.registry.lock import one_at_a_time
 from tests.commands import invoke, process
-from tests.dcmms import Dcmms, T, ago, bucket
-from tests.stores import apply_definitions, write_feature_store_yaml
+from tests.dcmms import Dcmms, T, ago, asset_key, bucket
+from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
 VIEW = "work_order_features"
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
@@ -188,6 +193,55 @@ def test_a_view_that_was_never_published_is_not_fresh(
     result = invoke("status")
     assert result.exit_code == 1
     assert (result.stdout.count("fresh"), result.stdout.count("never published")) == (1, 2)
+
+
+def said(result: Result) -> str:
+    """Return what a command printed, on one line."""
+    return " ".join(result.stdout.split())
+
+
+def test_status_says_what_is_online_whatever_was_recorded(
+    cursor: psycopg2.extensions.cursor, environment: Dcmms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "features.prom"
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    with open_feature_store() as store, redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        store.materialize_incremental(datetime.now(UTC))
+    result = invoke("status")
+    assert result.exit_code == 1
+    assert result.stdout.count("too old") == 3, "the registry says that they are of now"
+    assert said(result).count("`feast materialize-incremental` records intervals in which it has found nothing") == 3
+    assert f"{VIEW}: the newest online row is of 2026-03-11 10:00:00; the registry says " in said(result)
+    monkeypatch.setenv("SCHEDULE_MINUTES", ALWAYS)
+    assert invoke("status").exit_code == 0
+    invoke("--as-of", EARLIER, "--no-online", "--metrics-file", str(metrics))
+    assert samples(metrics)["view_as_of_timestamp_seconds"] == dict.fromkeys(VIEW_NAMES, T.timestamp())
+    assert samples(metrics)["view_missing_ratio"] == dict.fromkeys(VIEW_NAMES, 0)
+
+    with open_feature_store() as store:
+        client = redis_client(store)
+        encoder = row_encoder(store, store.get_feature_view(VIEW))
+        client.delete(*encoder.keys(pa.array([str(asset_key(1))])).to_pylist())
+        result = invoke("status")
+        assert (result.exit_code, result.stdout.count("rows missing")) == (1, 2)
+        assert f"{VIEW}: 1 of 2 entities looked for have no row online " in said(result)
+        # an older row of the other one, as a run leaves it that broke off
+        assert invoke("--as-of", AS_OF).exit_code == 0
+        key, stamp = encoder.keys(pa.array([str(asset_key(2))])).to_pylist()[0], serialized_stamp(T - timedelta(days=1))
+        client.hset(key, encoder.stamp_field, stamp)
+        assert "online rows are of 2026-03-10 10:00:00 to 2026-03-11 10:00:00" in said(invoke("status"))
+        client.flushall()
+    result = invoke("status")
+    assert (result.exit_code, result.stdout.count("not online")) == (1, 3)
+    assert f"{VIEW}: 2 of 2 entities looked for have no row online: was the online store emptied?" in said(result)
+    invoke("--as-of", EARLIER, "--no-online", "--metrics-file", str(metrics))
+    assert "view_as_of_timestamp_seconds" not in samples(metrics)
+    assert samples(metrics)["view_missing_ratio"] == dict.fromkeys(VIEW_NAMES, 1)
+
+    set_online_store(Path(os.environ["FEAST_FS_YAML_FILE_PATH"]), connection_string=f"127.0.0.1:{free_port()}")
+    result = invoke("status")
+    assert (result.exit_code, result.stdout.count("unknown")) == (1, 3)
+    assert f"{VIEW}: Redis: Error 111 connecting to" in said(result)
 
 
 def test_a_ledger_that_fails_does_not_fail_the_run(cursor: psycopg2.extensions.cursor) -> None:

@@ -2,19 +2,21 @@
 
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psycopg2
 import pytest
 import yaml
 
-from dev.servers import PostgresServer, RedisServer
+from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.base.errors import PipelineError
-from pipeline.registry.feast_store import open_feature_store
+from pipeline.operations.doctor.registry import check_registry
+from pipeline.registry.feast_store import load_store_config, open_feature_store
 from pipeline.registry.lock import LockHeld, lock_key, one_at_a_time
 from pipeline.runs.job import run_job
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
@@ -149,3 +151,109 @@ def test_without_online_the_registry_may_be_away(environment: Dcmms, monkeypatch
     result = invoke("--as-of", AS_OF, "--view", VIEW, "--no-online")
     assert result.exit_code == 0
     assert "WARNING without lock and ledger: /nonexistent.yaml cannot be read" in result.stderr
+
+
+class TransactionPooler:
+    """What a pooler in transaction mode does, with a single session for all of its clients."""
+
+    def __init__(self, port: int) -> None:
+        self.port = free_port()
+        self._server_port, self._session = port, None
+        self._greeting, self._busy = b"", threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        if self._session:
+            self._session.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError, EOFError):
+            while (startup := received(client, 0))[4:8] != (196_608).to_bytes(4, "big"):
+                client.sendall(b"N")  # neither TLS nor GSSAPI
+            with self._busy:
+                if not self._session:
+                    self._session = socket.create_connection(("127.0.0.1", self._server_port))
+                    self._session.sendall(startup)
+                    self._greeting = self._until_ready(None)[0]
+            client.sendall(self._greeting)
+            while True:
+                message = received(client, 1)
+                with self._busy:
+                    state = b""
+                    while state != b"I":
+                        self._session.sendall(message)
+                        if message[:1] in b"QS":
+                            state = self._until_ready(client)[1]
+                        if state != b"I":
+                            message = received(client, 1)
+
+    def _until_ready(self, client: socket.socket | None) -> tuple[bytes, bytes]:
+        """Pass on what the session answers; return it with the state of its transaction."""
+        said = b""
+        while True:
+            message = received(self._session, 1)
+            said += message
+            if client:
+                client.sendall(message)
+            if message[:1] == b"Z":
+                return said, message[-1:]
+
+
+def received(connection: socket.socket, kind: int) -> bytes:
+    """Return one message: a byte of its `kind`, but for the first one, four of its length, the rest."""
+    message = b""
+    size = kind + 4
+    while len(message) < size:
+        part = connection.recv(size - len(message))
+        if not part or (kind and part[:1] == b"X" and not message):  # gone, or about to go
+            raise EOFError
+        message += part
+        if len(message) == kind + 4:
+            size = kind + int.from_bytes(message[kind:], "big")
+    return message
+
+
+def test_a_pooler_in_transaction_mode_is_refused(
+    environment: Dcmms,
+    postgres: PostgresServer,
+    registry: psycopg2.extensions.cursor,
+    yaml_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(TransactionPooler(postgres.port)) as pooler:
+        config = yaml.safe_load(yaml_path.read_text())
+        config["registry"]["path"] = config["registry"]["path"].replace(str(postgres.port), str(pooler.port))
+        path = tmp_path / "pooled.yaml"
+        path.write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+        result = invoke("--as-of", AS_OF, "--view", VIEW)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+        assert "Feast registry: a pooler in transaction mode is in between" in result.stderr
+        (found,) = [check for check in check_registry(load_store_config(path)) if check.name == "session"]
+        assert found.state == "fails"
+        assert "pool_mode = session" in found.fix
+    registry.execute("select count(*) from pg_locks where locktype = 'advisory'")
+    assert registry.fetchone() == (0,)
+
+
+def test_views_without_their_entity_say_what_to_do(environment: Dcmms, yaml_path: Path) -> None:
+    """As `feast teardown` leaves them."""
+    assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 0
+    with open_feature_store(yaml_path) as store:
+        store.registry.delete_entity("asset", store.project)
+    for command in (["--as-of", AS_OF, "--view", VIEW], ["status"], ["verify"], ["prune"]):
+        result = invoke(*command)
+        assert result.exit_code == 1
+        (line,) = [line for line in result.stderr.splitlines() if "asset" in line and "INFO" not in line]
+        assert "is registered without its entity: " in line
+        assert line.endswith(": run `feast apply`")

@@ -1,10 +1,12 @@
 """The Redis engine on real servers: order, removal, consistency, and Redis servers in trouble."""
 
+import io
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -13,15 +15,18 @@ from uuid import UUID
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, Field
+from feast.infra.online_stores.helpers import _mmh3
+from feast.types import Float32
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
+from entities import asset
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
-from pipeline.online.redis.engine import row_encoder
+from pipeline.online.redis.engine import row_encoder, unowned_fields
 from pipeline.online.redis.layout import serialized_stamp
 from pipeline.online.redis.writer import write_rows
 from pipeline.online.verify import verify
@@ -211,15 +216,83 @@ def test_a_damaged_snapshot_is_passed_over(shop: Shop) -> None:
     assert shop.publish(WORK_ORDERS, T0 + 2 * HOUR, ids(3), 4) == online.Published(rows=3, removed=2)
 
 
+def test_fields_of_what_is_no_longer_registered_are_counted_and_pruned(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(3), 1)
+    shop.publish(ASSETS, T0, ids(2), 1)
+    # a feature and a view that went, a view that somebody else registers, another project, another program
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    keys = encoder.keys(pa.array(ids(3))).to_pylist()
+    other = FeatureView(
+        name="others",
+        entities=[asset],
+        source=registered_view(shop.store, ASSETS).batch_source,
+        schema=[Field(name="score", dtype=Float32)],
+    )
+    shop.store.apply([other])
+    kept = {"a note": b"x", _mmh3("others:score"): b"", "_ts:others": b"", b"long one": b""}
+    for key in keys:
+        shop.client.hset(key, mapping=kept)
+        shop.client.hset(key, _mmh3(f"{WORK_ORDERS}:gone"), b"")
+    shop.client.hset(keys[0], "_ts:gone_features", b"")
+    elsewhere = keys[0][: -len("dcmms")] + b"xdcmms"
+    shop.client.hset(elsewhere, "_ts:gone_features", b"")
+    shop.client.set(encoder.keys(pa.array(["of another type"])).to_pylist()[0], "text")
+    assert [unowned_fields(shop.store, delete=delete) for delete in (False, True, False)] == [4, 4, 0]
+    assert all(shop.client.hget(key, field) == value for key in keys for field, value in kept.items())
+    assert shop.client.hkeys(elsewhere) == [b"_ts:gone_features"]
+    assert (shop.values(WORK_ORDERS, ids(3)), shop.values(ASSETS, ids(2))) == ([{1}] * 3, [{1}] * 2)
+
+
+def test_keys_no_longer_expire_after_the_setting_is_gone(
+    postgres: PostgresServer, redis: RedisServer, tmp_path: Path
+) -> None:
+    with opened(tmp_path, postgres, redis, key_ttl_seconds=600) as shop:
+        shop.publish(WORK_ORDERS, T0, ids(20), 1)
+        keys = shop.client.keys()
+        assert all(0 < shop.client.ttl(key) <= 600 for key in keys)
+        set_online_store(shop.path, key_ttl_seconds=None)
+        with open_feature_store(shop.path) as store:
+            path = shop.snapshot(WORK_ORDERS, T0 + HOUR, ids(20), 2)
+            online.publish(store, WORK_ORDERS, T0 + HOUR, path)
+        assert [shop.client.ttl(key) for key in keys] == [-1] * 20
+        assert shop.values(WORK_ORDERS, ids(20)) == [{2}] * 20
+        shop.client.flushdb()
+
+
 # registry ------------------------------------------------------------------------------------------------------------
 
 
-def test_materialization_intervals_follow_each_other(shop: Shop) -> None:
-    for as_of in (T0, T0 + HOUR, T0 + HOUR, T0 + 2 * HOUR, T0):
-        shop.publish(WORK_ORDERS, as_of, ids(1), 1)
+def test_what_is_recorded_is_one_interval_and_does_not_grow(shop: Shop) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(1), 1)
+    first = registered_view(shop.store, WORK_ORDERS)
+    size = len(first.to_proto().SerializeToString())
+    for as_of, engine in ((T0 + HOUR, ENGINE_REDIS), (T0 + 2 * HOUR, ENGINE_FEAST), (T0, ENGINE_REDIS)):
+        shop.publish(WORK_ORDERS, as_of, ids(1), 1, engine=engine)
     view = registered_view(shop.store, WORK_ORDERS)
-    assert view.materialization_intervals == [(T0 - view.ttl, T0), (T0, T0 + HOUR), (T0 + HOUR, T0 + 2 * HOUR)]
+    assert view.materialization_intervals == [(T0 - view.ttl, T0 + 2 * HOUR)]
     assert view.state.name == "AVAILABLE_ONLINE"
+    assert len(view.to_proto().SerializeToString()) <= size + 4  # nanoseconds of the instant of its last change
+
+
+def test_an_existing_long_list_becomes_one_interval(shop: Shop) -> None:
+    """Two years of hourly runs, as an earlier version has recorded them, with a gap in the middle."""
+    view = registered_view(shop.store, WORK_ORDERS)
+    view.materialization_intervals = [(T0 + n * HOUR, T0 + (n + 1) * HOUR) for n in range(17_520) if n != 9_000]
+    shop.store.registry.apply_feature_view(view, shop.store.project)
+    last = T0 + 17_520 * HOUR
+    shop.publish(WORK_ORDERS, last + HOUR, ids(1), 1)
+    view = registered_view(shop.store, WORK_ORDERS)
+    assert view.materialization_intervals == [(T0, last + HOUR)]
+    assert shop.values(WORK_ORDERS, ids(1)) == [{1}]
+    # stock Feast goes on from its end, and the next run merges that, too
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        shop.store.materialize_incremental(last + 2 * HOUR, [WORK_ORDERS])
+    assert registered_view(shop.store, WORK_ORDERS).materialization_intervals == [
+        (T0, last + HOUR),
+        (last + HOUR, last + 2 * HOUR),
+    ]
+    shop.publish(WORK_ORDERS, last + 3 * HOUR, ids(1), 2)
+    assert registered_view(shop.store, WORK_ORDERS).materialization_intervals == [(T0, last + 3 * HOUR)]
 
 
 # consistency ---------------------------------------------------------------------------------------------------------
@@ -280,7 +353,9 @@ def test_redis_that_dies_midway_leaves_whole_rows_and_the_next_run_completes(
                 shop.client.save()
                 server._process().kill()
 
-        with pytest.raises(PipelineError, match=r"^Redis: .*check that it is up"):
+        with pytest.raises(
+            PipelineError, match=r"^Redis: .*check that it is up.*; at least (8|9|1\d),\d{3} of 20,000 rows"
+        ):
             online.publish(shop.store, WORK_ORDERS, T0 + HOUR, path, progress=save_and_kill)
         while server.is_running():
             time.sleep(0.01)
@@ -300,9 +375,12 @@ def test_full_redis_says_so_and_every_row_is_old_or_new(shop: Shop) -> None:
     shop.publish(WORK_ORDERS, T0, assets[:1_000], 1)
     try:
         shop.client.config_set("maxmemory", shop.client.info("memory")["used_memory"] + 200_000)
-        with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)"):
+        with pytest.raises(PipelineError, match=r"^Redis: OOM .*its memory is full \(maxmemory\)") as failure:
             shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
         assert_whole_rows(shop, assets, {1, 2, None})
+        new = shop.values(WORK_ORDERS, assets).count({2})
+        assert 0 < new < 2_000
+        assert str(failure.value).endswith(f"; {new:,} of 2,000 rows are new, the others old")
     finally:
         shop.client.config_set("maxmemory", 0)
     shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
@@ -364,12 +442,27 @@ class ClusterNode(RedisServer):
             file.write("cluster-enabled yes\n")
 
 
-def test_key_that_is_no_hash_is_named(shop: Shop) -> None:
-    shop.publish(WORK_ORDERS, T0, ids(3), 1)
-    key = shop.client.keys()[0]
-    shop.client.set(key, "text")
-    with pytest.raises(PipelineError, match=r"^Redis: .*WRONGTYPE .*another program has written a key of this project"):
-        shop.publish(WORK_ORDERS, T0 + HOUR, ids(3), 2)
+def test_key_that_is_no_hash_is_named_and_all_other_rows_are_written(shop: Shop) -> None:
+    assets = [*ids(56), "odd\x07\n name"]
+    shop.publish(WORK_ORDERS, T0, [*assets, "gone", "lost"], 1)
+    encoder = row_encoder(shop.store, registered_view(shop.store, WORK_ORDERS))
+    of_another_program = encoder.keys(pa.array([assets[3], assets[56], "gone"])).to_pylist()
+    for key in of_another_program:
+        shop.client.set(key, "text")
+    with pytest.raises(PipelineError) as failure:
+        shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+    assert str(failure.value) == (
+        f"Redis: WRONGTYPE: another program has written the keys of {assets[3]}, odd\\x07\\n name; 55 rows are new, "
+        "2 cannot be read. Delete these keys and run again"
+    )
+    others = [asset for asset in ids(56) if asset != assets[3]]
+    assert shop.values(WORK_ORDERS, [*others, "lost"]) == [{2}] * 55 + [{None}], "what left is removed, too"
+    shop.store.write_to_online_store(WORK_ORDERS, snapshot_of(WORK_ORDERS, T0, ["lost"], 3).to_pandas())
+    assert online.prune(shop.store, shop.data, WORK_ORDERS) == 1
+    assert [shop.client.get(key) for key in of_another_program] == [b"text"] * 3
+    shop.client.delete(*of_another_program)
+    shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
+    assert shop.values(WORK_ORDERS, assets) == [{2}] * 57
 
 
 @contextmanager

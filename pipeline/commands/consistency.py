@@ -14,7 +14,7 @@ def verify(sample: int | None, views: list[str]) -> None:
     """Read the online store through Feast and count the values that are not those of the newest snapshot.
 
     Mismatched values differ, missing ones are only in the snapshot, extra ones only online. Exit code 1 if there are
-    any.
+    any. Online fields of features and views that are not registered any more are counted.
 
     \b
     Example:
@@ -22,6 +22,8 @@ def verify(sample: int | None, views: list[str]) -> None:
     """
     from pipeline.base.settings import load_settings
     from pipeline.commands.console import Console
+    from pipeline.online.redis.engine import unowned_fields
+    from pipeline.online.verify import can_be_listed
     from pipeline.online.verify import verify as compare
     from pipeline.registry.feast_store import open_feature_store
 
@@ -31,7 +33,10 @@ def verify(sample: int | None, views: list[str]) -> None:
         features = [
             feature for view in views for feature in compare(store, settings.feature_data_dir, view, sample=sample)
         ]
+        unowned = unowned_fields(store) if sample is None and can_be_listed(store) else 0
     console.consistency(features)
+    if unowned:
+        console.report(f"{unowned:,} online fields belong to no registered view: `prune` removes them")
     if any(feature.wrong for feature in features):
         sys.exit(1)
 
@@ -42,8 +47,8 @@ def verify(sample: int | None, views: list[str]) -> None:
 def prune(views: list[str], wait: float | None) -> None:
     """Remove the online values of entities that the newest snapshots lack, after a look at every key of Redis.
 
-    A run does it for those that left since the last one; this finds all the others. Keys of other projects stay. It
-    takes its turn with the runs.
+    A run does it for those that left since the last one; this finds all the others, and the fields of features and
+    views that are no longer registered. Keys of other projects stay. It takes its turn with the runs.
 
     \b
     Example:
@@ -51,6 +56,7 @@ def prune(views: list[str], wait: float | None) -> None:
     """
     from pipeline.base.settings import load_settings
     from pipeline.online.publish import prune as remove
+    from pipeline.online.redis.engine import unowned_fields
     from pipeline.registry.feast_store import open_feature_store
     from pipeline.registry.lock import one_at_a_time
 
@@ -58,3 +64,4 @@ def prune(views: list[str], wait: float | None) -> None:
     with open_feature_store() as store, one_at_a_time(store, wait):
         for view in views:
             click.echo(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")
+        click.echo(f"{unowned_fields(store, delete=True):,} fields removed that no registered view has")

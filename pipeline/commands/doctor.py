@@ -1,6 +1,7 @@
 """`doctor`: check settings, servers, rights, registry and disk."""
 
 import sys
+from datetime import datetime
 
 import click
 
@@ -8,9 +9,12 @@ from pipeline.commands import options
 
 
 @click.command(short_help="Check settings, servers, rights, registry and disk.")
+@click.option(
+    "--as-of", callback=options.as_of, metavar="INSTANT", help="Check for a run as of this instant; by default now."
+)
 @options.timeout_option(default=120)
 @options.log_format_option
-def doctor() -> None:
+def doctor(as_of: datetime) -> None:
     """Check everything that a run needs, one line each, with what to do about what is wrong. Writes nothing.
 
     Exit code 0 when nothing fails; warnings are no failures.
@@ -18,6 +22,7 @@ def doctor() -> None:
     \b
     Example:
       python materialize_features.py doctor
+      python materialize_features.py doctor --as-of 2026-01-01T00:00:00Z    on the demo fleet
     """
     from pipeline.commands.console import Console
     from pipeline.operations.doctor.check import State
@@ -25,7 +30,7 @@ def doctor() -> None:
 
     console = Console([], quiet=False)
     states = []
-    for check in examine():
+    for check in examine(as_of):
         console.finding(check)
         states.append(check.state)
     names = {State.OK: "ok", State.WARNING: "warnings", State.FAILS: "failures"}

@@ -12,8 +12,8 @@ from pipeline.commands import options
 EXAMPLES = """
 \b
 Examples:
+  python materialize_features.py --as-of 2026-01-01T00:00:00Z the demo fleet, whose history ends there
   python materialize_features.py                              all views as of now, snapshot and Redis
-  python materialize_features.py --as-of 2026-01-01T00:00:00Z as of another instant
   python materialize_features.py --view telemetry_features --no-online
   python materialize_features.py --dry-run                    read everything, write nothing
   python materialize_features.py status                       the last runs and the age of each view

@@ -1,4 +1,4 @@
-"""`status`: the age of each view's published values and the last runs."""
+"""`status`: the age of each view's online values and the last runs."""
 
 import sys
 
@@ -8,10 +8,11 @@ import click
 @click.command(short_help="Show the last runs and the age of each view.")
 @click.option("--last", type=click.IntRange(min=1), default=10, show_default=True, help="How many runs to show.")
 def status(last: int) -> None:
-    """Show the age of each view's published values and the last runs.
+    """Show the age of each view's online values and the last runs.
 
-    Exit code 1 when a view was never published, is on hold or is older than two runs of the schedule
-    (SCHEDULE_MINUTES).
+    The age is that of the oldest row of a sample that is read back through Feast; where the registry or the ledger say
+    something else, that is named. Exit code 1 when rows are missing online, or older than two runs of the schedule
+    (SCHEDULE_MINUTES), or a view is on hold.
 
     \b
     Example:

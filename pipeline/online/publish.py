@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
+from feast.feature_view import FeatureViewState
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
-from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
+from pipeline.online.redis.writer import Written
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
 from pipeline.snapshots.files import LATEST, newest_snapshot, snapshot_instant
 
@@ -50,18 +52,27 @@ def publish(
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails;
-    each row then has either its old or its new values, and publishing again completes it.
+    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails,
+    or has something else than a row under a key: each row then has either its old or its new values, how many is said,
+    and publishing again completes it.
     """
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
+        attempts()(record, store, name, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
     fault_point("online: before")
-    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
+    written = _write(store, view, as_of, path, progress)
     fault_point("online: written")
     removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
     fault_point("online: departed removed")
+    if written.refused:
+        names = ", ".join(redis_engine.readable_ids(store, view, written.refused))
+        raise PipelineError(
+            f"Redis: WRONGTYPE: another program has written the keys of {names}; {written.rows:,} rows are new, "
+            f"{len(written.refused):,} cannot be read",
+            "Delete these keys and run again",
+        )
     attempts()(record, store, name, as_of)
     fault_point("online: recorded")
     return Published(written.rows, written.newer, removed)
@@ -82,6 +93,26 @@ def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path) -> Pub
     return Published(written.rows, removed=removed)
 
 
+def _write(
+    store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, progress: Callable[[int], None]
+) -> Written:
+    """Write the rows; where that breaks off, the error says how far the best attempt has come."""
+    done = 0
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done = max(done, rows)
+        progress(rows)
+
+    try:
+        return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=told)
+    except PipelineError as error:
+        total = pq.read_metadata(path).num_rows
+        # where the connection broke, Redis may have written more than it could confirm
+        some = "at least " if isinstance(error.__cause__, Unavailable) else ""
+        raise PipelineError(f"{error}; {some}{done:,} of {total:,} rows are new, the others old") from error
+
+
 def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
     """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
 
@@ -98,17 +129,22 @@ def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
 
 
 def record(store: FeatureStore, name: str, as_of: datetime) -> None:
-    """Record in the registry that the view is online as of `as_of`, from where the last record ends.
+    """Record in the registry that the view is online as of `as_of`, and merge what is recorded into one interval.
 
-    The Feast UI shows these intervals, and `feast materialize-incremental` starts at the end of the last one.
+    A snapshot is the whole view, so the newest one covers all before it. The Feast UI shows the interval,
+    `feast materialize-incremental` starts at its end, and every feature server reads it at each refresh: a list that
+    grew with the runs would slow down their answers.
     """
     view = registered_view(store, name)  # anew: an attempt before may have been recorded all the same
-    last = view.most_recent_end_time
-    if last and last >= as_of:
+    recorded = view.materialization_intervals
+    ttl = view.ttl or timedelta(seconds=1)
+    starts, ends = zip(*recorded, strict=True) if recorded else ([as_of - ttl], [as_of])
+    whole = [(min(starts), max(*ends, as_of))]
+    if recorded == whole:
         return
-    start = last or as_of - (view.ttl or timedelta(seconds=1))
+    view.materialization_intervals, view.state = whole, FeatureViewState.AVAILABLE_ONLINE
     try:
-        store.registry.apply_materialization(view, store.project, start, as_of)
+        store.registry.apply_feature_view(view, store.project)
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
         raise registry_error(error) from error
 
@@ -126,7 +162,7 @@ def _record_end(store: FeatureStore, name: str, as_of: datetime) -> None:
 
 
 def _materialize_with_feast(store: FeatureStore, view: FeatureView, as_of: datetime) -> None:
-    """Run Feast's own materialization over one snapshot; it records the interval itself."""
+    """Run Feast's own materialization over one snapshot; it records an interval for each."""
     silent = io.StringIO()  # it prints headings and a progress bar of its own
     try:
         with (

@@ -43,8 +43,12 @@ class Consistency:
         return self.mismatched + self.missing + self.extra
 
 
-def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None = None) -> list[Consistency]:
-    """Compare what `get_online_features` answers for `view` with its newest snapshot; return one result per feature.
+def verify(
+    store: FeatureStore, data_dir: Path, view: str, *, sample: int | None = None, path: Path | None = None
+) -> list[Consistency]:
+    """Compare what `get_online_features` answers for `view` with its newest snapshot, or the one at `path`.
+
+    Returns one result per feature.
 
     With `sample`, so many entities of the snapshot, chosen at random. Without it all of them, and those that only the
     online store has (where that is a single Redis, whose keys can be listed). Raises `PipelineError` where there is no
@@ -52,7 +56,7 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
     """
     registered = registered_view(store, view)
     check_data_dir(registered, data_dir)
-    path = newest_snapshot(data_dir, view)
+    path = path or newest_snapshot(data_dir, view)
     if path is None:
         raise PipelineError(f"{view}: there is no snapshot in {data_dir / view} to compare with")
     snapshot = ds.dataset([str(path)], snapshot_schema(view), format="parquet")  # NULL for a feature that it lacks
@@ -60,7 +64,7 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
     with translated_errors():
         for rows in _rows(snapshot, sample):
             _compare(store, rows, results)
-        if sample is None and _can_be_listed(store):
+        if sample is None and can_be_listed(store):
             for ids in departed_online(redis_client(store), row_encoder(store, registered), path):
                 _compare(store, _without_values(ids, rows.schema), results)
     return list(results.values())
@@ -103,6 +107,7 @@ def _count(flags: pa.Array) -> int:
     return pc.sum(flags).as_py() or 0
 
 
-def _can_be_listed(store: FeatureStore) -> bool:
+def can_be_listed(store: FeatureStore) -> bool:
+    """Return whether the online store is a single Redis."""
     config = store.config.online_store
     return isinstance(config, RedisOnlineStoreConfig) and config.redis_type == RedisType.redis

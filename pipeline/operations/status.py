@@ -1,17 +1,19 @@
-"""How fresh the published features are, and what the last runs did."""
+"""How fresh the online features are, and what the last runs did."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from feast import FeatureStore
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
+from pipeline.base.errors import PipelineError
 from pipeline.base.views import VIEW_NAMES
+from pipeline.online.freshness import OnlineRows, online_rows
 from pipeline.registry.feast_store import find_view, registry_engine, registry_error
 from pipeline.registry.holds import Hold, Holds
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
@@ -20,25 +22,71 @@ from pipeline.registry.lock import lock_holder
 
 @dataclass(frozen=True)
 class ViewAge:
-    """How old the online values of a view are. `as_of` is None where it was never published."""
+    """How old the online values of a view are, by the oldest of the `online` rows that were looked for.
+
+    `recorded` is as of when the registry says the view is online, `published` what the ledger has of its last
+    publication. `online` is None where nobody could look, and `fault` says why.
+    """
 
     view: str
-    as_of: datetime | None
-    newest_source: datetime | None
-    age: timedelta | None
+    online: OnlineRows | None
+    recorded: datetime | None
+    published: Publication | None
+    now: datetime
     limit: timedelta
     hold: Hold | None = None
+    fault: str = ""
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The instant of the oldest online row, None where there is none."""
+        return self.online.oldest if self.online else None
+
+    @property
+    def age(self) -> timedelta | None:
+        """How long ago that is."""
+        return self.now - self.as_of if self.as_of else None
+
+    @property
+    def newest_source(self) -> datetime | None:
+        """The newest fact that the online values rest on, where the ledger knows it of this very instant."""
+        return self.published.newest_source if self.published and self.published.as_of == self.as_of else None
 
     @property
     def verdict(self) -> str:
         """`fresh`, or what is wrong."""
         if self.hold:
             return "on hold"
+        if self.fault:
+            return "unknown"
         if self.age is None:
-            return "never published"
+            return "not online" if self.recorded else "never published"
         if self.age < -CLOCK_TOLERANCE:
             return "in the future"
-        return "too old" if self.age > self.limit else "fresh"
+        if self.age > self.limit:
+            return "too old"
+        return "rows missing" if self.online and self.online.missing else "fresh"
+
+    @property
+    def contradictions(self) -> list[str]:
+        """What the online store, the registry and the ledger say against each other, in sentences."""
+        if self.fault:
+            return [self.fault]
+        online, said = self.online or OnlineRows(), []
+        if online.missing and self.recorded:
+            emptied = ": was the online store emptied?" if online.missing == online.asked else ""
+            said.append(f"{online.missing} of {online.asked} entities looked for have no row online{emptied}")
+        if online.oldest != online.newest:
+            span = f"{_time(online.oldest)} to {_time(online.newest)}"
+            said.append(f"online rows are of {span}: has a run broken off between them?")
+        if online.newest and online.newest != self.recorded:
+            said.append(
+                f"the newest online row is of {_time(online.newest)}; the registry says {_time(self.recorded)}, "
+                f"the ledger {_time(self.published.as_of if self.published else None)}"
+            )
+            if self.recorded and online.newest < self.recorded:
+                said[-1] += ": `feast materialize-incremental` records intervals in which it has found nothing to write"
+        return said
 
 
 @dataclass(frozen=True)
@@ -54,10 +102,16 @@ class Status:
         return all(view.verdict == "fresh" for view in self.views)
 
     def tables(self) -> Group:
-        """Return both as tables for a terminal, and a line for each view that is on hold."""
-        holds = [Text(f"{view.view}: {view.hold}\n") for view in self.views if view.hold]
+        """Return both as tables for a terminal, between them what does not fit together."""
+        said: list[RenderableType] = [
+            Text(f"{view.view}: {text}")
+            for view in self.views
+            for text in [*([str(view.hold)] if view.hold else []), *view.contradictions]
+        ]
         return Group(
-            _views_table(self.views), *holds, _runs_table(self.runs) if self.runs else "No run has been made yet."
+            _views_table(self.views),
+            *([*said, ""] if said else []),
+            _runs_table(self.runs) if self.runs else "No run has been made yet.",
         )
 
 
@@ -80,10 +134,13 @@ def _age_of(
     store: FeatureStore, view: str, publication: Publication | None, now: datetime, limit: timedelta
 ) -> ViewAge:
     registered = find_view(store, view)
-    as_of = registered.most_recent_end_time if registered else None
-    # The registry has the last word: the ledger lacks a run whose row could not be written.
-    newest = publication.newest_source if publication and publication.as_of == as_of else None
-    return ViewAge(view, as_of, newest, now - as_of if as_of else None, limit)
+    recorded = registered.most_recent_end_time if registered else None
+    try:
+        online = online_rows(store, registered) if registered else None
+    except PipelineError as error:
+        # what was never published need not be found
+        return ViewAge(view, None, recorded, publication, now, limit, fault=str(error) if recorded else "")
+    return ViewAge(view, online, recorded, publication, now, limit)
 
 
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
@@ -98,8 +155,8 @@ def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
 
 
 def _views_table(views: list[ViewAge]) -> Table:
-    table = Table(title="Published features", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("view", "as of (UTC)", "newest source (UTC)", "age", "limit", "state"):
+    table = Table(title="Online features", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("view", "online as of (UTC)", "newest source (UTC)", "age", "limit", "state"):
         table.add_column(heading, no_wrap=True, justify="right" if heading in ("age", "limit") else "left")
     for view in views:
         table.add_row(

@@ -170,9 +170,14 @@ def _fault(error: Exception) -> str:
 
 
 def _read_view(store: FeatureStore, name: str) -> FeatureView | None:
+    view = None
     try:
-        return store.get_feature_view(name)
-    except FeastObjectNotFoundException:
-        return None
+        view = store.get_feature_view(name)
+        for entity in view.entities:
+            store.get_entity(entity)
+    except FeastObjectNotFoundException as error:
+        if view:  # `feast teardown` removes the entities and leaves the views
+            raise PipelineError(f"{name} is registered without its entity: {error}: run `feast apply`") from error
     except Exception as error:  # SQLAlchemy and the registry's driver each raise their own kinds
         raise registry_error(error) from error
+    return view

@@ -2,7 +2,7 @@
 
 It works across hosts. The lock belongs to a session of PostgreSQL, on a connection that does nothing else: when the
 process dies, however it dies, the connection goes and the lock with it. A pooler between the two has to be in session
-mode.
+mode: in transaction mode the lock stays behind in one of its sessions, so that is refused.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from feast import FeatureStore
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import duration
@@ -122,6 +122,19 @@ def lock_holder(connection: Connection, project: str) -> Holder | None:
     return Holder(*row) if row else None
 
 
+def check_sessions(engine: Engine) -> None:
+    """Raise `PipelineError` where two connections have no session each: a pooler in transaction mode is in between."""
+    engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as one, engine.connect() as other:
+        sessions = [{each.scalar(text("select pg_backend_pid()")) for _ in range(2)} for each in (one, other)]
+    if set.intersection(*sessions) or len(set.union(*sessions)) > 2:
+        raise PipelineError(
+            "Feast registry: a pooler in transaction mode is in between, where the lock of a run would stay behind in "
+            "a session of somebody else",
+            "Name the server itself in registry.path (FEAST_REGISTRY_URL), or set pool_mode = session",
+        )
+
+
 def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLock]:
     """Return a connection that holds the lock of the store's project."""
     try:
@@ -138,6 +151,7 @@ def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLoc
 
 def _connect(store: FeatureStore) -> Connection:
     """Return a connection of its own, outside of the pool, that says who it is."""
+    check_sessions(registry_engine(store))
     connection = registry_engine(store).connect().execution_options(isolation_level="AUTOCOMMIT")
     connection.detach()
     name = f"materialize_features {os.getpid()}@{socket.gethostname()}"[:63]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Enum, Gauge, write_to_textfile
 
@@ -20,8 +20,9 @@ from pipeline.base.fault_points import fault_point
 from pipeline.base.results import exit_code
 from pipeline.base.stop import Stopped, asked_to_stop, at_stop
 from pipeline.base.views import VIEW_NAMES
-from pipeline.registry.feast_store import open_feature_store
-from pipeline.registry.ledger import INTERRUPTED, Ledger, Publication, Run
+from pipeline.online.freshness import online_rows
+from pipeline.registry.feast_store import find_view, open_feature_store
+from pipeline.registry.ledger import INTERRUPTED, Ledger, Run
 from pipeline.snapshots.parquet import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def _write(run: Run, seconds: float, path: Path) -> None:
     registry = CollectorRegistry()
     _add_run(registry, run, seconds)
     _add_results(registry, run)
-    _add_publications(registry, _last_publications())
+    _add_online(registry)
     try:
         remove_leftovers(path.parent, f"{glob.escape(path.name)}.[0-9]*.[0-9]*")
         fault_point("metrics: before")
@@ -66,16 +67,6 @@ def _write(run: Run, seconds: float, path: Path) -> None:
         fault_point("metrics: written")
     except OSError as error:
         logger.warning("Metrics file %s cannot be written: %s", path, error.strerror or error)
-
-
-def _last_publications() -> dict[str, Publication]:
-    """Return the last publication of each view, from the ledger: a run that fails must not hide the last good one."""
-    try:
-        with open_feature_store() as store:
-            return Ledger(store).last_publications()
-    except PipelineError as error:
-        logger.warning("Metrics without the times of the last publications: %s", error)
-        return {}
 
 
 def _add_run(registry: CollectorRegistry, run: Run, seconds: float) -> None:
@@ -120,17 +111,33 @@ def _add_results(registry: CollectorRegistry, run: Run) -> None:
                 gauge.labels(view).set(getattr(result, attribute))
 
 
-def _add_publications(registry: CollectorRegistry, publications: dict[str, Publication]) -> None:
-    """Add when, and as of when, each view was last published."""
-    gauges: dict[str, Any] = {
-        attribute: Gauge(f"{_PREFIX}_view_{name}", text, ["view"], registry=registry)
-        for attribute, name, text in (
-            ("finished_at", "last_success_timestamp_seconds", "When the view was last published."),
-            ("as_of", "as_of_timestamp_seconds", "The as-of instant of the view's published values."),
-            ("newest_source", "newest_source_timestamp_seconds", "The newest fact that the published values rest on."),
-        )
+def _add_online(registry: CollectorRegistry) -> None:
+    """Add as of when each view is online, as read back, and when it was last published.
+
+    The latter is from the ledger: a run that fails must not hide the last good one. What cannot be read is left out.
+    """
+    texts = {
+        "last_success_timestamp_seconds": "When the view was last published.",
+        "newest_source_timestamp_seconds": "The newest fact that the values published then rest on.",
+        "as_of_timestamp_seconds": "The as-of instant of the oldest online row, of a sample that is read back.",
+        "missing_ratio": "The share of the entities of that sample that have no row online, 0 to 1.",
     }
-    for view in VIEW_NAMES:
-        for attribute, gauge in gauges.items():
-            if moment := getattr(publications.get(view), attribute, None):
-                gauge.labels(view).set(moment.timestamp())
+    gauges = {name: Gauge(f"{_PREFIX}_view_{name}", text, ["view"], registry=registry) for name, text in texts.items()}
+
+    def add(name: str, view: str, value: float | datetime | None) -> None:
+        if value is not None:
+            gauges[name].labels(view).set(value.timestamp() if isinstance(value, datetime) else value)
+
+    try:
+        with open_feature_store() as store:
+            for view, publication in Ledger(store).last_publications().items():
+                add("last_success_timestamp_seconds", view, publication.finished_at)
+                add("newest_source_timestamp_seconds", view, publication.newest_source)
+            for view in VIEW_NAMES:
+                registered = find_view(store, view)
+                if registered and registered.most_recent_end_time:
+                    online = online_rows(store, registered)
+                    add("as_of_timestamp_seconds", view, online.oldest)
+                    add("missing_ratio", view, online.missing / online.asked if online.asked else None)
+    except PipelineError as error:
+        logger.warning("Metrics without the times of what is online: %s", error)

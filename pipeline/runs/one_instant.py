@@ -23,6 +23,7 @@ from pipeline.base.stop import raise_if_stopped
 from pipeline.base.views import ASSETS, ENGINE_REDIS, VIEW_NAMES
 from pipeline.online import publish as online
 from pipeline.online import verify
+from pipeline.online.freshness import online_rows
 from pipeline.registry.feast_store import check_data_dir, find_view, is_kept_in, registered_view
 from pipeline.registry.holds import Holds
 from pipeline.registry.lock import RunLock
@@ -160,7 +161,7 @@ class _Materialization:
                 self._check(view, accept_drop, keep_rejected)
 
     def keep(self, store: FeatureStore | None) -> None:
-        """Write the snapshots and, with `store`, publish those that are the newest of their view."""
+        """Write the snapshots and, with `store`, publish those that are not older than what is online."""
         remove_unfinished(self.settings.feature_data_dir)
         for view in self.views:
             if view in self.snapshots:
@@ -168,17 +169,18 @@ class _Materialization:
                     self._write(view)
         if store is None:
             return
-        newest = [view for view in self.views if self._is_newest(view)]
-        if not newest:
+        written = [view for view in self.views if self.results[view].bytes]
+        if not written:
             return
         try:
             online.check_online_store(store, self.engine)
         except PipelineError as error:
-            self._fail(newest, error)
+            self._fail(written, error)
             return
-        for view in newest:
+        for view in written:
             with self._step(view, "publishing"):
-                self._publish(view, store)
+                if not self._is_overtaken(view, store):
+                    self._publish(view, store)
 
     def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> None:
         data_dir = self.settings.feature_data_dir
@@ -287,18 +289,21 @@ class _Materialization:
         self.results[view].bytes = write_snapshot(self.snapshots[view], path)
         self.progress(view, "written", 1.0)
 
-    def _is_newest(self, view: str) -> bool:
-        """Return whether the snapshot of `view` has been written and is the newest; say so where it is not."""
-        if not self.results[view].bytes:
-            return False
+    def _is_overtaken(self, view: str, store: FeatureStore) -> bool:
+        """Return whether what is online of `view` is of a later instant than this one; say so where it is.
+
+        A snapshot that is newer need not be online: Redis may have been emptied since, or never have had it.
+        """
         path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
         newest = newest_snapshot(self.settings.feature_data_dir, view)
-        if newest and newest != path:
-            if is_ahead(snapshot_instant(newest)):
-                self._fail([view], _of_the_future(f"the snapshot {newest}"))
-                return False
-            self._note(view, f"not published: there is a newer snapshot, {newest.stem}")
+        if newest is None or newest == path:
             return False
+        if is_ahead(snapshot_instant(newest)):
+            raise _of_the_future(f"the snapshot {newest}")
+        online = online_rows(store, registered_view(store, view)).newest
+        if not online or online <= self.as_of:
+            return False
+        self._note(view, f"not published: newer values are online, of {online:%Y-%m-%dT%H:%M:%SZ}")
         return True
 
     def _publish(self, view: str, store: FeatureStore) -> None:
@@ -327,7 +332,9 @@ class _Materialization:
 
     def _verify(self, view: str, store: FeatureStore) -> None:
         """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
-        features = attempts()(verify.verify, store, self.settings.feature_data_dir, view, sample=VERIFIED_ENTITIES)
+        data_dir = self.settings.feature_data_dir
+        path = snapshot_path(data_dir, view, self.as_of)
+        features = attempts()(verify.verify, store, data_dir, view, sample=VERIFIED_ENTITIES, path=path)
         if wrong := [feature for feature in features if feature.wrong]:
             raise PipelineError(
                 f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "

@@ -43,7 +43,7 @@ def test_instant_that_the_clock_has_not_reached(net: Net) -> None:
 @pytest.mark.parametrize(
     ("behind", "exit_code", "says"),
     [
-        (timedelta(minutes=2), 0, r"WARNING \w+: not published: there is a newer snapshot, "),
+        (timedelta(minutes=2), 0, r"WARNING \w+: not published: newer values are online, of "),
         (HOUR, 1, r"ERROR \w+: not published: the snapshot \S+ is in the future"),
     ],
 )

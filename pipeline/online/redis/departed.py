@@ -35,7 +35,7 @@ def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterato
     An id may come twice, as SCAN may return a key twice.
     """
     batches, rows = [], 0
-    for ids in _scan(client, encoder):
+    for ids in scan(client, encoder):
         batches.append(ids)
         rows += len(ids)
         if rows >= _BATCH_ROWS:
@@ -45,7 +45,8 @@ def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterato
         yield _absent(pa.concat_arrays(batches), newest)
 
 
-def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
+def scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
+    """Yield the ids of all entities that have a key in Redis; one may come twice."""
     cursor = None
     while cursor != 0:
         answer = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)

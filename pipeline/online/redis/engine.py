@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import cast
 
 import feast
+import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, Field
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from redis import Redis, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
-from pipeline.online.redis.departed import departed_online, departed_since
+from pipeline.online.redis.departed import departed_online, departed_since, scan
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
+from pipeline.online.redis.writer import unowned_fields as delete_unowned
 from pipeline.snapshots.files import LATEST, can_be_read, set_aside_in, snapshot_path, snapshots_between
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
@@ -98,11 +100,11 @@ def write_snapshot_rows(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
     """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`, or `over`."""
-    encoder = row_encoder(store, view)
-    stamp = serialized_stamp(as_of)
+    client, stamp = redis_client(store), serialized_stamp(as_of)
     with translated_errors():
+        encoder = row_encoder(store, view, persistent=_some_keys_expire(client))
         return write_rows(
-            redis_client(store),
+            client,
             _encoded(encoder, path, stamp),
             project=store.project,
             stamp_field=encoder.stamp_field,
@@ -146,23 +148,60 @@ def remove_all_but(store: FeatureStore, view: FeatureView, path: Path) -> int:
         )
 
 
+def unowned_fields(store: FeatureStore, *, delete: bool = False) -> int:
+    """Return how many fields of features and views that are not registered any more Redis has; `delete` them or not.
+
+    Those of other projects, and of every view that is registered in this one, whoever defines it, have an owner.
+    """
+    owned = []
+    for view in store.registry.list_all_feature_views(store.project):
+        name = _versioned_fv_name(cast(FeatureView, view), store.config)
+        encoder = _encoder(store, name, view.features)
+        owned += [encoder.stamp_field, *encoder.fields]
+    client, any_view = redis_client(store), _encoder(store, "", [])
+    with translated_errors():
+        keys = map(any_view.keys, scan(client, any_view))
+        return delete_unowned(client, keys, owned=owned, delete=delete)
+
+
 def redis_client(store: FeatureStore) -> Redis:
     """Return the client that Feast's Redis store makes from feature_store.yaml."""
     online_store = cast(RedisOnlineStore, store._get_provider().online_store)
     return cast(Redis, online_store._get_client(store.config.online_store))
 
 
-def row_encoder(store: FeatureStore, view: FeatureView) -> RowEncoder:
-    """Return the encoder of a registered view; raises `PipelineError` where it has a type that is not encoded."""
+def row_encoder(store: FeatureStore, view: FeatureView, *, persistent: bool = False) -> RowEncoder:
+    """Return the encoder of a registered view, which makes its keys `persistent` unless they are to expire.
+
+    Raises `PipelineError` where it has a type that is not encoded.
+    """
     if others := [field.name for field in view.features if field.dtype not in ENCODED_TYPES]:
         raise PipelineError(f"The Redis engine does not encode the type of {', '.join(others)}: {_FALLBACK}")
+    return _encoder(store, _versioned_fv_name(view, store.config), view.features, persistent=persistent)
+
+
+def readable_ids(store: FeatureStore, view: FeatureView, keys: list[bytes], most: int = 5) -> list[str]:
+    """Return the entity ids of `keys`, without control characters; of more than `most` the first ones."""
+    ids = row_encoder(store, view).ids(pa.array(keys, pa.binary())).to_pylist()
+    shown = [name.encode("unicode_escape").decode() for name in ids[:most]]
+    return [*shown, f"{len(ids) - most:,} more"] if len(ids) > most else shown
+
+
+def _encoder(store: FeatureStore, view: str, features: list[Field], *, persistent: bool = False) -> RowEncoder:
+    ttl = store.config.online_store.key_ttl_seconds
     return RowEncoder(
-        _versioned_fv_name(view, store.config),
-        view.features,
-        project=store.project,
-        join_key="asset_id",
-        ttl_seconds=store.config.online_store.key_ttl_seconds,
+        view, features, project=store.project, join_key="asset_id", ttl_seconds=ttl, persistent=persistent and not ttl
     )
+
+
+def _some_keys_expire(client: Redis) -> bool:
+    """Return whether any key of this Redis database does: of earlier settings, or of another program."""
+    try:
+        keyspace = cast(dict[str, dict[str, int]], client.info("keyspace"))
+    except exceptions.NoPermissionError:
+        return True
+    database = client.connection_pool.connection_kwargs.get("db") or 0
+    return keyspace.get(f"db{database}", {}).get("expires", 0) > 0
 
 
 @contextmanager

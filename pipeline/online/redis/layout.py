@@ -42,17 +42,25 @@ class RowEncoder:
     """Encodes the rows of one feature view with a single string join key, for one project."""
 
     def __init__(
-        self, view: str, features: Sequence[Field], *, project: str, join_key: str, ttl_seconds: int | None
+        self,
+        view: str,
+        features: Sequence[Field],
+        *,
+        project: str,
+        join_key: str,
+        ttl_seconds: int | None,
+        persistent: bool = False,
     ) -> None:
         self.stamp_field = f"_ts:{view}".encode()
         self._key_prefix = serialize_entity_key_prefix([join_key]) + ValueType.STRING.to_bytes(4, "little")
         #: How many commands of `updates` belong to one row.
-        self.commands_per_row = 2 if ttl_seconds else 1
+        self.commands_per_row = 2 if ttl_seconds or persistent else 1
         self._project = project.encode()
         self._fields = {f.name: _mmh3(f"{view}:{f.name}") for f in features}
         self._names = {dtype: [f.name for f in features if f.dtype == dtype] for dtype in ENCODED_TYPES}
         self._slots = {dtype: self._row_of_slots(dtype) for dtype in _VALUE_SLOTS if self._names[dtype]}
         self._ttl = bulk_strings(b"%d" % ttl_seconds) if ttl_seconds else None
+        self._persistent = persistent
 
     @property
     def key_pattern(self) -> bytes:
@@ -99,6 +107,8 @@ class RowEncoder:
             parts += [bulk_strings(self._fields[name]), _string_values(batch.column(name))]
         if self._ttl:
             parts += [b"*3\r\n$6\r\nEXPIRE\r\n", keys, self._ttl]
+        elif self._persistent:
+            parts += [b"*2\r\n$7\r\nPERSIST\r\n", keys]
         return _join(*parts)
 
     def _row_of_slots(self, dtype: FeastType) -> np.ndarray:

@@ -48,13 +48,35 @@ if redis.call('EXISTS', unpack(KEYS, 1, rows)) > 0 then
     end
 end
 """
-# KEYS: the rows. Further ARGV: the other fields to delete. Returns how many rows had any.
+# KEYS: the rows. Further ARGV: the other fields to delete. Returns how many had any: a key of another type has none.
 _DELETE = """
 local deleted = 0
 for _, key in ipairs(KEYS) do
-    if not is_newer(key) and redis.call('HDEL', key, ARGV[1], unpack(ARGV, 3)) > 0 then deleted = deleted + 1 end
+    local found = is_newer(key) and 0 or redis.pcall('HDEL', key, ARGV[1], unpack(ARGV, 3))
+    if type(found) == 'number' then
+        deleted = deleted + math.min(found, 1)
+    elseif not found.err:find('WRONGTYPE') then
+        return found
+    end
 end
 return deleted
+"""
+
+# KEYS: the rows. ARGV: whether to delete, 1 or 0, and every field of the registered views. Returns how many others rows
+# have that look like Feast's: 4 bytes, or an event timestamp.
+_UNOWNED = """
+local owned, count = {}, 0
+for i = 2, #ARGV do owned[ARGV[i]] = true end
+for _, key in ipairs(KEYS) do
+    local found, unowned = redis.pcall('HKEYS', key), {}
+    if found.err and not found.err:find('WRONGTYPE') then return found end
+    for _, field in ipairs(found) do
+        if not owned[field] and (#field == 4 or field:sub(1, 4) == '_ts:') then unowned[#unowned + 1] = field end
+    end
+    if #unowned > 0 and ARGV[1] == '1' then redis.call('HDEL', key, unpack(unowned)) end
+    count = count + #unowned
+end
+return count
 """
 
 
@@ -66,3 +88,4 @@ def _script(*parts: str) -> bytes:
 HOLD_NEWER = _script(_IS_NEWER, _HOLD)
 RELEASE_NEWER = _script(_RELEASE)
 DELETE_OLDER = _script(_IS_NEWER, _DELETE)
+UNOWNED = _script(_UNOWNED)

@@ -13,25 +13,25 @@ that their commands are allowed is asked beforehand.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import socket
 from typing import Any, cast
 
 import hiredis
 import pyarrow as pa
-from redis import Redis
+from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, DefaultParser
 from redis.retry import Retry
 
 from pipeline.base.fault_points import fault_point
 from pipeline.online.redis.layout import bulk_strings
-from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER
+from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER, UNOWNED
 
 # Redis keeps the words of a transaction until its end: the more there are, the further its allocator has to look.
 ROWS_PER_TRANSACTION = 16
 # Few enough that other clients do not wait for them.
-_ROWS_PER_DELETION = 128
+_ROWS_PER_SCRIPT = 128
 # Blocks that are on their way or being executed while the next one is encoded.
 _BLOCKS_AHEAD = 4
 # Redis looks for rows under these names only within a transaction. They end like all keys of the project, for its ACL.
@@ -49,10 +49,14 @@ class Rows:
 
 @dataclass
 class Written:
-    """How many rows are done, and how many of them Redis kept because its own are newer."""
+    """How many rows are done, and how many of them Redis kept because its own are newer.
+
+    `refused` are the keys of rows that could not be written because Redis has something else there than a hash.
+    """
 
     rows: int = 0
     newer: int = 0
+    refused: list[bytes] = field(default_factory=list)
 
 
 def write_rows(
@@ -66,12 +70,14 @@ def write_rows(
 ) -> Written:
     """Execute the commands of each row whose event timestamp in Redis, in `stamp_field`, is not newer than `stamp`.
 
-    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails; rows
+    that are under way then are counted, where it still answers.
     """
     written = Written()
-    with connect(client) as connection:
+    with connect(client) as connection, ExitStack() as stack:
         transactions = _Transactions(connection, project, stamp_field, stamp)
         transactions.check_rights()
+        stack.callback(lambda: progress(written.rows))
         ahead: deque[Rows] = deque()
         for rows in blocks:
             transactions.send(rows)
@@ -80,9 +86,12 @@ def write_rows(
             if len(ahead) > _BLOCKS_AHEAD:
                 transactions.receive(ahead.popleft(), written)
                 progress(written.rows)
+            if transactions.error:
+                break
         for rows in ahead:
             transactions.receive(rows, written)
-    progress(written.rows)
+        if transactions.error:
+            raise transactions.error
     return written
 
 
@@ -91,19 +100,34 @@ def delete_rows(
 ) -> int:
     """Delete `fields` and `stamp_field` of the rows whose event timestamp is not newer than `stamp`; return how many.
 
-    `blocks` are keys, as clients take them. Not a transaction but a script, which a Redis that is full executes as
-    well. Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    Raises the client's `RedisError`, or `OSError`, where Redis fails.
     """
-    deleted = 0
+    return _evaluated(client, DELETE_OLDER, blocks, stamp_field, stamp, *fields)
+
+
+def unowned_fields(client: Redis, blocks: Iterable[pa.Array], *, owned: Iterable[bytes], delete: bool) -> int:
+    """Return how many fields of the rows are Feast's and not `owned`; `delete` them, if asked to.
+
+    Raises the client's `RedisError`, or `OSError`, where Redis fails.
+    """
+    return _evaluated(client, UNOWNED, blocks, b"1" if delete else b"0", *owned)
+
+
+def _evaluated(client: Redis, script: bytes, blocks: Iterable[pa.Array], *arguments: bytes) -> int:
+    """Return the sum of what `script` returns for some keys at a time; `blocks` are keys, as clients take them.
+
+    Not a transaction but a script, which a Redis that is full executes as well.
+    """
+    total = 0
     with ExitStack() as stack:
-        connection = None  # nearly always nothing is to be deleted: then no connection is made
+        connection = None  # nearly always there are no keys: then no connection is made
         for block in blocks:
-            for start in range(0, len(block), _ROWS_PER_DELETION):
+            for start in range(0, len(block), _ROWS_PER_SCRIPT):
                 connection = connection or stack.enter_context(connect(client))
-                keys = block.slice(start, _ROWS_PER_DELETION).to_pylist()
-                connection.send_command("EVAL", DELETE_OLDER, len(keys), *keys, stamp_field, stamp, *fields)
-                deleted += connection.read_response()
-    return deleted
+                keys = block.slice(start, _ROWS_PER_SCRIPT).to_pylist()
+                connection.send_command("EVAL", script, len(keys), *keys, *arguments)
+                total += connection.read_response()
+    return total
 
 
 @contextmanager
@@ -129,6 +153,8 @@ class _Transactions:
         self._socket = cast(socket, connection._sock)
         self._reader = hiredis.Reader()
         self._stamp = bulk_strings(stamp_field, stamp)
+        #: What Redis has said first against a transaction.
+        self.error: RedisError | None = None
         self._held = [bulk_strings(_HELD % row + project.encode()) for row in range(ROWS_PER_TRANSACTION)]
 
     def check_rights(self) -> None:
@@ -146,7 +172,8 @@ class _Transactions:
                 b"*1\r\n$7\r\nDISCARD\r\n",
             ]
         )
-        _raise_error([self._reply() for _ in range(5)])
+        if error := _first_error([self._reply() for _ in range(5)]):
+            raise error
 
     def send(self, rows: Rows) -> None:
         """Send a block of rows, in as many transactions as it takes."""
@@ -171,15 +198,24 @@ class _Transactions:
         self._connection.send_packed_command([b"".join(parts)])
 
     def receive(self, rows: Rows, written: Written) -> None:
-        """Wait for the outcome of the transactions of a block, and add it to `written`."""
+        """Wait for the outcome of the transactions of a block, add it to `written` and keep the first error."""
         for start, stop in _spans(rows):
             commands = (stop - start) * rows.commands_per_row
             queued = [self._reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
             executed = self._reply()
-            # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
-            _raise_error([*queued, *(executed if isinstance(executed, list) else [executed])])
-            written.rows += stop - start
-            written.newer += executed[0]
+            if not isinstance(executed, list):
+                # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
+                self.error = self.error or _first_error([*queued, executed])
+                continue
+            held, *replies, released = executed
+            step = rows.commands_per_row
+            failed = {row: reply for row in range(stop - start) if isinstance(reply := replies[row * step], Exception)}
+            refused = [row for row, reply in failed.items() if str(reply).startswith("WRONGTYPE")]
+            written.refused += [_text_of(rows.keys[start + row].as_py()) for row in refused]
+            written.rows += stop - start - len(failed)
+            others = [reply for row, reply in failed.items() if row not in refused]
+            self.error = self.error or _first_error([held, *others, released])
+            written.newer += held if isinstance(held, int) else 0
 
     def _reply(self) -> Any:
         while (reply := self._reader.gets()) is False:
@@ -208,9 +244,15 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
         yield start, min(start + ROWS_PER_TRANSACTION, len(rows.keys))
 
 
-def _raise_error(replies: Iterable[object]) -> None:
+def _text_of(bulk_string: bytes) -> bytes:
+    return bulk_string.split(b"\r\n", 1)[1][:-2]
+
+
+def _first_error(replies: Iterable[object]) -> RedisError | None:
+    """Return the first error among the replies, as the client would raise it; None if there is none."""
     for reply in replies:
         if isinstance(reply, Exception):
             error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]  # redis has no types for it
             error.args = (str(reply),)  # the client would take the code off what Redis said
-            raise error
+            return cast(RedisError, error)
+    return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -32,13 +32,15 @@ _GRANTS = "deploy/sql/clickhouse.sql"
 _NEWEST = f"""
 select max(toDateTime64(time_bucket, 6, 'UTC')) as newest, toInt64(count()) as buckets
 from {TELEMETRY_TABLE}
-where time_bucket > toDateTime({{since:DateTime64(6, 'UTC')}}, 'UTC')
+where
+    time_bucket > toDateTime({{since:DateTime64(6, 'UTC')}}, 'UTC')
+    and time_bucket <= toDateTime({{as_of:DateTime64(6, 'UTC')}}, 'UTC')
 """
 _NEWEST_SCHEMA = pa.schema([("newest", TIMESTAMP), ("buckets", pa.int64())])
 
 
-def check_clickhouse(settings: Settings) -> Iterator[Check]:
-    """Yield the checks of the database that the `CLICKHOUSE_` settings name; nothing is written to it."""
+def check_clickhouse(settings: Settings, as_of: datetime) -> Iterator[Check]:
+    """Yield the checks of the database that the `CLICKHOUSE_` settings name, for a run as of `as_of`; it only reads."""
     not_checked = ("TLS", "clock", "user", "schema", "SQL", "telemetry", "bucket width")
     limited = settings.model_copy(update={"statement_timeout_seconds": ANSWER_SECONDS})
     with ExitStack() as stack:
@@ -55,7 +57,7 @@ def check_clickhouse(settings: Settings) -> Iterator[Check]:
                 yield _transport(client)
                 yield check_clock(CLICKHOUSE, lambda: _seconds(client))
                 yield _role(client)
-            yield from _table(source, settings)
+            yield from _table(source, settings, as_of)
         except (ClickHouseError, OSError) as error:
             yield CLICKHOUSE.fails("session", reason(error), "look at the server's log; then run doctor again")
 
@@ -83,7 +85,7 @@ def _role(client: Client) -> Check:
     return CLICKHOUSE.ok("user", "may change nothing")
 
 
-def _table(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
+def _table(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Iterator[Check]:
     columns = _visible_columns(source.client)
     if missing := [column for column in TELEMETRY_COLUMNS if column not in columns]:
         everything = len(missing) == len(TELEMETRY_COLUMNS)
@@ -97,8 +99,8 @@ def _table(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
         yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the table")
         return
     yield CLICKHOUSE.ok("schema", f"{TELEMETRY_TABLE} with every column that is read")
-    yield _query(source.client, settings)
-    yield from _data(source, settings)
+    yield _query(source.client, settings, as_of)
+    yield from _data(source, settings, as_of)
 
 
 def _visible_columns(client: Client) -> set[str]:
@@ -109,9 +111,9 @@ def _visible_columns(client: Client) -> set[str]:
     return {row[0] for row in found.result_rows}
 
 
-def _query(client: Client, settings: Settings) -> Check:
+def _query(client: Client, settings: Settings, as_of: datetime) -> Check:
     """Have the server plan each query: it finds functions and rights that are missing."""
-    parameters = query_parameters(datetime.now(UTC), [0], settings.bucket_seconds, [])
+    parameters = query_parameters(as_of, [0], settings.bucket_seconds, [])
     for view in (spec for spec in SPECS.values() if spec.engine == "clickhouse"):
         try:
             client.query(f"explain {query_of(view.name)}", parameters=parameters)
@@ -121,27 +123,28 @@ def _query(client: Client, settings: Settings) -> Check:
     return CLICKHOUSE.ok("SQL", "the query can run")
 
 
-def _data(source: ClickHouseSource, settings: Settings) -> Iterator[Check]:
-    now = datetime.now(UTC)
+def _data(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Iterator[Check]:
     try:
-        (row,) = source.stream(_NEWEST, {"since": now - WINDOW}, _NEWEST_SCHEMA).to_pylist()
+        (row,) = source.stream(_NEWEST, {"since": as_of - WINDOW, "as_of": as_of}, _NEWEST_SCHEMA).to_pylist()
     except PipelineError as error:
         yield CLICKHOUSE.failed("telemetry", error, f"check the rights and limits of the user: see {_GRANTS}")
         yield CLICKHOUSE.not_checked(("bucket width",), "needs telemetry")
         return
     if not row["buckets"]:
         yield CLICKHOUSE.fails(
-            "telemetry", "none in the last 90 d, and runs need some", "check CLICKHOUSE_DATABASE and the ingestion"
+            "telemetry",
+            f"none in the 90 d before {as_of:%Y-%m-%d %H:%M} UTC, and runs need some",
+            "check CLICKHOUSE_DATABASE and the ingestion; demo fleet: --as-of 2026-01-01T00:00:00Z",
         )
         yield CLICKHOUSE.not_checked(("bucket width",), "needs telemetry")
         return
     text = f"{row['buckets']:,} buckets in 90 d, the newest from {row['newest']:%Y-%m-%d %H:%M} UTC"
-    if now - row["newest"] > LATE + timedelta(seconds=settings.bucket_seconds):
+    if as_of - row["newest"] > LATE + timedelta(seconds=settings.bucket_seconds):
         yield CLICKHOUSE.warning("telemetry", f"{text}: late", "check the ingestion into telemetry_aggregates")
     else:
         yield CLICKHOUSE.ok("telemetry", text)
     try:
-        check_bucket_width(source, now, settings.bucket_seconds)
+        check_bucket_width(source, as_of, settings.bucket_seconds)
     except PipelineError as error:
         yield CLICKHOUSE.failed("bucket width", error, "then compare the figures of the last runs with the site")
     else:

@@ -1,6 +1,8 @@
 """All that the doctor looks at, in the order in which things depend on each other."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from pipeline.base.errors import first_line
@@ -16,11 +18,12 @@ from pipeline.operations.doctor.store import read_store_config
 Needed = TypeVar("Needed")
 
 
-def examine() -> Iterator[Check]:
-    """Yield one finding after the other, of everything that a run needs; none of them raises."""
+def examine(as_of: datetime) -> Iterator[Check]:
+    """Yield one finding after the other, of everything that a run as of `as_of` needs; none of them raises."""
     checks, settings = read_settings()
     yield from checks
-    for subject, check in ((POSTGRES, check_postgres), (CLICKHOUSE, check_clickhouse), (SNAPSHOTS, check_snapshots)):
+    telemetry = partial(check_clickhouse, as_of=as_of)
+    for subject, check in ((POSTGRES, check_postgres), (CLICKHOUSE, telemetry), (SNAPSHOTS, check_snapshots)):
         yield from _guarded(subject, check, settings, "good settings")
     checks, config = read_store_config()
     yield from checks

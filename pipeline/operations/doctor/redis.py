@@ -37,6 +37,7 @@ _TRIED = {
     "HSET": ("field", "value"),
     "HDEL": ("field",),
     "EXPIRE": ("1",),
+    "PERSIST": (),
     "HGET": ("field",),
     "HMGET": ("field",),
     "EXISTS": (),

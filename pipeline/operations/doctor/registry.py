@@ -19,12 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import entities as declared_entities
 from data_sources import snapshots_of
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.ledger import RUNS
-from pipeline.registry.lock import lock_holder
+from pipeline.registry.lock import check_sessions, lock_holder
 
 REGISTRY = Subject("Registry")
 CONNECT_SECONDS = 5
@@ -61,7 +61,10 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
         return
     with connection:
         try:
+            check_sessions(engine)
             yield from _connected(connection.execution_options(postgresql_readonly=True), config.project)
+        except PipelineError as error:
+            yield REGISTRY.failed("session", error)
         except SQLAlchemyError as error:
             yield REGISTRY.fails("session", first_line(error), "look at the server's log; then run doctor again")
 
