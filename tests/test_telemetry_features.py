@@ -62,7 +62,7 @@ POWER_BEFORE = NOTHING_MEASURED | {"telemetry_coverage_7d": 0.0}
 
 def features(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row without its key and the columns that are no features."""
-    left_out = {"asset_id", "power_hours_7d", "power_hours_30d", "newest_source_at"}
+    left_out = {"asset_id", "power_hours_7d", "power_hours_30d", "power_variation_1d", "newest_source_at"}
     return {name: value for name, value in row.items() if name not in left_out}
 
 
@@ -128,6 +128,7 @@ def test_buckets_count_where_they_lie_whole_in_the_window(dcmms: Dcmms) -> None:
         "hours_since_last_telemetry": 0.0,
         "power_hours_7d": 2.0,
         "power_hours_30d": 4.0,
+        "power_variation_1d": None,
         "newest_source_at": T,
     }
 
@@ -316,6 +317,7 @@ def test_statistics_are_weighted_by_samples(dcmms: Dcmms) -> None:
         "hours_since_last_telemetry": 2.0,
         "power_hours_7d": 2.0,
         "power_hours_30d": 3.0,
+        "power_variation_1d": None,
         "newest_source_at": ago(hours=2),
     }
 

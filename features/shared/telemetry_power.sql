@@ -27,60 +27,16 @@ select
 from (
     select *
     from (
-        with stored as (:telemetry_alone)
+        with stored as (:telemetry_alone)  -- noqa: ST03
 
-        select
-            asset_id,
-            site_id,
-            metric_name,
-            -- of each day of 24 h before the last instant, the last one first: NULL for one without power data
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,  -- noqa: LT01
-            maxOrNullIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
-                avg_value, is_measured and not straddles, day
-            ) as early_peaks,
-            groupArrayIf(time_bucket, is_measured and time_bucket >= start_30d) as starts,
-            groupArrayIf(avg_value, is_measured and time_bucket >= start_30d) as averages
-        from (
-            select
-                *,
-                -- seconds from the start of the bucket to the last instant
-                as_of.ceiling - toUInt32(time_bucket) as age,
-                toUInt16(intDiv(age - 1, 86400)) as day,
-                -- whether it ends in the next day
-                modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
-            from (:telemetry_buckets)
-        )
-        group by tenant_id, asset_id, metric_name, site_id
-        having countIf(is_measured) > 0
+        select * from (:telemetry_power_series)
     )
     union all
     select *
     from (
-        with stored as (:telemetry_once)
+        with stored as (:telemetry_once)  -- noqa: ST03
 
-        select
-            asset_id,
-            site_id,
-            metric_name,
-            -- of each day of 24 h before the last instant, the last one first: NULL for one without power data
-            maxOrNullIfResample(0, {days:UInt16}, 1)(avg_value, is_measured, day) as peaks,  -- noqa: LT01
-            maxOrNullIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
-                avg_value, is_measured and not straddles, day
-            ) as early_peaks,
-            groupArrayIf(time_bucket, is_measured and time_bucket >= start_30d) as starts,
-            groupArrayIf(avg_value, is_measured and time_bucket >= start_30d) as averages
-        from (
-            select
-                *,
-                -- seconds from the start of the bucket to the last instant
-                as_of.ceiling - toUInt32(time_bucket) as age,
-                toUInt16(intDiv(age - 1, 86400)) as day,
-                -- whether it ends in the next day
-                modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
-            from (:telemetry_buckets)
-        )
-        group by tenant_id, asset_id, metric_name, site_id
-        having countIf(is_measured) > 0
+        select * from (:telemetry_power_series)
     )
 )
 settings optimize_aggregation_in_order = 1
