@@ -8,20 +8,18 @@ caller's working directory.
 import os
 from pathlib import Path
 
-from dotenv import dotenv_values
 from feast import FileSource
 from feast.data_format import ParquetFormat
 
-REPOSITORY = Path(__file__).resolve().parent
+from settings_file import REPOSITORY, file_values
 
 
 def data_dir() -> Path:
     """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
 
-    As for the job, the environment wins over `.env` (or the file that `FEATURE_STORE_ENV_FILE` names), and empty counts
-    as not set.
+    As for the job, the environment wins over the settings file, and empty counts as not set.
     """
-    settings = dotenv_values(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env") | os.environ
+    settings = file_values() | os.environ
     return (REPOSITORY / (settings.get("FEATURE_DATA_DIR") or "data")).resolve()
 
 

@@ -55,7 +55,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: What the demo ends with: it leaves nothing running, and the same fleet is there to be worked with.
 NEXT = """Next:
-  make load                     the same fleet into a local stack that stays up; its history ends on 2026-01-01
+  make load                     the same fleet, in a local stack that stays up
   .venv/bin/feast apply
   .venv/bin/python materialize_features.py --as-of 2026-01-01T00:00:00Z
   .venv/bin/python materialize_features.py doctor --as-of 2026-01-01T00:00:00Z

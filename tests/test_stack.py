@@ -6,17 +6,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg2
+import pyarrow as pa
 import pytest
 import redis
 from click.testing import CliRunner
 
 import dev.__main__ as dev_command
 from dev import demo, servers
+from dev.separate_store import SeparateStore
 from dev.servers import PortTaken, PostgresServer, RedisServer, free_port
 from dev.stack import LocalStack, ensure_database
+from pipeline.base.specs import TIMESTAMP, snapshot_schema
+from pipeline.snapshots.files import snapshot_path, write_snapshot
 
 
 @contextmanager
@@ -251,6 +256,25 @@ def test_the_demo_starts_nothing_if_the_port_of_the_feature_server_is_taken(
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: port {port} (feast serve) is taken by another program")
     assert not stack.directory.exists()
+
+
+def test_the_demo_shows_assets_with_a_rated_power_and_a_manufacturer(stack: LocalStack) -> None:
+    store = SeparateStore(stack, "demo", 2)
+    schema = snapshot_schema("asset_features")
+    known = {"asset_id": list("abc"), "installed_capacity_kw": [1.0, None, 2.0], "manufacturer": ["x", "y", None]}
+    now = pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 3, TIMESTAMP)
+    times = {"event_timestamp": now, "created": now}
+    others = {name: pa.nulls(3, schema.field(name).type) for name in schema.names if name not in known | times}
+    path = snapshot_path(store.snapshots, "asset_features", datetime(2026, 1, 1, tzinfo=UTC))
+    write_snapshot(pa.table(known | times | others, schema), path)
+    assert demo.fully_known(store) == ["a"]
+
+
+def test_the_demo_ends_with_commands_that_fit_the_screen_and_name_the_instant() -> None:
+    assert max(map(len, demo.NEXT.splitlines())) <= 80
+    commands = [line for line in demo.NEXT.splitlines() if "materialize_features.py" in line]
+    assert len(commands) == 2
+    assert all("--as-of 2026-01-01T00:00:00Z" in command for command in commands)
 
 
 @pytest.mark.parametrize(

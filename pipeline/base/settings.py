@@ -1,6 +1,5 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
 from pipeline.base.errors import PipelineError, keep_secret
+from settings_file import in_environment, settings_file
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -84,23 +84,18 @@ class Settings(BaseSettings):
         return 2 * timedelta(minutes=self.schedule_minutes)
 
 
-def settings_file() -> Path:
-    """Return the file that holds values for the variables that the environment does not have; it may be missing."""
-    return Path(os.environ.get("FEATURE_STORE_ENV_FILE") or REPOSITORY / ".env")
-
-
 def load_settings() -> Settings:
     """Return the settings of this process.
 
     Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
     """
-    env_file = settings_file()
     try:
-        return Settings(_env_file=env_file)
+        with in_environment():
+            return Settings(_env_file=None)
     except ValidationError as error:
         faults = "; ".join(_fault(detail) for detail in error.errors())
         raise PipelineError(
-            f"Settings: {faults}. Set it in the environment or in {env_file} (see .env.example)."
+            f"Settings: {faults}. Set it in the environment or in {settings_file()} (see .env.example)."
         ) from None
 
 

@@ -24,22 +24,36 @@ from pipeline.base.addresses import checked_postgres_url, checked_redis_connecti
 from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
 from pipeline.base.retries import attempts
 from pipeline.base.specs import VIEWS
+from settings_file import in_environment, settings_file
 
 
 def load_store_config(path: Path | None = None) -> RepoConfig:
     """Return the configuration in `path`, by default `FEAST_FS_YAML_FILE_PATH`, or the repository's.
 
-    Raises `PipelineError` where the file is missing, malformed or names a variable that is not set (Feast takes it
-    literally), or an address in it would be misread.
+    Variables are those of the environment and of the settings file. Raises `PipelineError` where the file is missing,
+    malformed or names a variable that is not set (Feast takes it literally), or an address in it would be misread.
     """
-    path = path or Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or REPOSITORY / "feature_store.yaml")
+    with in_environment():
+        return _loaded(path or store_config_path())
+
+
+def store_config_path() -> Path:
+    """Return the file of the configuration, with the environment as it is."""
+    return Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or REPOSITORY / "feature_store.yaml")
+
+
+def variables_in(path: Path) -> list[str]:
+    """Return the variables that a feature_store.yaml names; raises `PipelineError` where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}") from error
-    variables = re.findall(r"\$\{?(\w+)", re.sub(r"(?m)^\s*#.*$", "", text))
-    if unset := sorted({name for name in variables if name not in os.environ}):
-        raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment")
+    return sorted(set(re.findall(r"\$\{?(\w+)", re.sub(r"(?m)^\s*#.*$", "", text))))
+
+
+def _loaded(path: Path) -> RepoConfig:
+    if unset := [name for name in variables_in(path) if name not in os.environ]:
+        raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment or in {settings_file()}")
     try:
         config = load_repo_config(Path.cwd(), path)
         _check_addresses(config)

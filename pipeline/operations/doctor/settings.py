@@ -1,12 +1,14 @@
 """The settings file: complete, well-formed, and nobody else's to read."""
 
+import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.settings import Settings, load_settings, settings_file
+from pipeline.base.settings import Settings, load_settings
 from pipeline.operations.doctor.check import Check, Subject
+from settings_file import file_values, settings_file
 
 SETTINGS = Subject("Settings")
 
@@ -20,9 +22,17 @@ def read_settings() -> tuple[list[Check], Settings | None]:
         settings = load_settings()
     except PipelineError as error:
         return [SETTINGS.fails("values", str(error), "see .env.example, which explains every variable")], None
-    place = settings_file()
-    text = f"{place} and the environment" if place.exists() else f"the environment (there is no {place})"
-    return [SETTINGS.ok("values", f"complete, from {text}"), *_privacy()], settings
+    return [SETTINGS.ok("values", f"complete: {origins(Settings.model_fields)}"), *_privacy()], settings
+
+
+def origins(names: Iterable[str]) -> str:
+    """Return where each of the variables `names` has its value from, as far as it has one."""
+    wanted = {name.upper() for name in names}
+    environment = wanted & {name.upper() for name in os.environ}
+    file = wanted & {name.upper() for name in file_values()} - environment
+    places = {"the environment": environment, str(settings_file()): file}
+    found = [f"{', '.join(sorted(variables))} from {place}" for place, variables in places.items() if variables]
+    return "; ".join(found) or "nothing is set"
 
 
 def _privacy() -> Iterator[Check]:

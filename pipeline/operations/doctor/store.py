@@ -7,7 +7,9 @@ from feast.repo_config import RepoConfig
 from pipeline.base.errors import PipelineError
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, Subject
-from pipeline.registry.feast_store import load_store_config
+from pipeline.operations.doctor.settings import origins
+from pipeline.registry.feast_store import load_store_config, store_config_path, variables_in
+from settings_file import in_environment
 
 STORE = Subject("Feast")
 
@@ -17,9 +19,12 @@ def read_store_config() -> tuple[list[Check], RepoConfig | None]:
     try:
         config = load_store_config()
     except PipelineError as error:
-        fix = "set FEAST_FS_YAML_FILE_PATH and what the file names in the environment: `set -a; . ./.env; set +a`"
+        fix = "set FEAST_FS_YAML_FILE_PATH and what that file names in the environment or the settings file"
         return [STORE.fails("configuration", str(error), fix)], None
-    return [STORE.ok("configuration", f"project {config.project}"), _version(config)], config
+    with in_environment():
+        path = store_config_path()
+    where = origins(["FEAST_FS_YAML_FILE_PATH", *variables_in(path)])
+    return [STORE.ok("configuration", f"project {config.project} of {path}: {where}"), _version(config)], config
 
 
 def _version(config: RepoConfig) -> Check:

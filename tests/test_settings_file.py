@@ -1,0 +1,106 @@
+"""One settings file for the command, for Feast and for the shell; the environment wins over it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import REPOSITORY
+from pipeline.base.settings import load_settings
+from pipeline.operations.doctor.settings import read_settings
+from pipeline.operations.doctor.store import read_store_config
+from pipeline.registry.feast_store import load_store_config
+from settings_file import file_values
+from tests.commands import invoke
+
+YAML = REPOSITORY / "deploy/feature_store.yaml"
+REGISTRY = "postgresql+psycopg://feast:in-the-file@registry.example:5434/feast_registry"
+FILE = f"""\
+DATABASE_URL='postgresql://feature_store:p${{HOME}}w@postgres.example:5434/dcmms'
+CLICKHOUSE_HOST='https://clickhouse.example:8443'
+FEATURE_DATA_DIR='/nonexistent/a\\\\b'
+FEAST_FS_YAML_FILE_PATH='{YAML}'
+FEAST_REGISTRY_URL='{REGISTRY}'
+REDIS_CONNECTION='redis.example:6379,password=a$b${{c}}'
+"""
+NAMES = [line.split("=")[0] for line in FILE.splitlines()]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file with all addresses, and an environment with none."""
+    for name in (*NAMES, "CLICKHOUSE_DSN"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "settings"
+    path.write_text(FILE)
+    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", str(path))
+    return path
+
+
+def of_a_shell(path: Path) -> dict[str, str]:
+    """Return the variables that `path` gives to a shell that knows HOME."""
+    script = f"set -a; . {path}; set +a; env -0"
+    printed = subprocess.run(["sh", "-c", script], env={"HOME": "/h"}, capture_output=True, check=True).stdout
+    return dict(text.split("=", 1) for text in printed.decode().split("\0") if text)
+
+
+def test_all_addresses_may_be_in_the_file_and_the_environment_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    config = load_store_config()
+    assert (config.registry.path, config.online_store.connection_string[:44]) == (
+        REGISTRY,
+        "redis.example:6379,password=a$b${c},socket_t",
+    )
+    assert str(load_settings().feature_data_dir) == "/nonexistent/a\\\\b"
+    assert dict(os.environ) == before
+    assert f"{', '.join(sorted(NAMES[:3]))} from {file}" in read_settings()[0][0].text
+
+    monkeypatch.setenv("REDIS_CONNECTION", "other.example:6379")
+    assert load_store_config().online_store.connection_string.startswith("other.example:6379,")
+    assert read_store_config()[0][0].text == (
+        f"project dcmms of {YAML}: REDIS_CONNECTION from the environment; "
+        f"FEAST_FS_YAML_FILE_PATH, FEAST_REGISTRY_URL from {file}"
+    )
+    file.write_text(FILE.replace("REDIS_CONNECTION", "OTHER"))
+    monkeypatch.delenv("REDIS_CONNECTION")
+    (check,) = read_store_config()[0]
+    assert f"REDIS_CONNECTION is not set in the environment or in {file}" in check.text
+
+
+def test_a_command_of_feast_gets_the_values_too(file: Path) -> None:
+    program = "import os; print(os.environ['FEAST_REGISTRY_URL'], os.environ['REDIS_CONNECTION'])"
+    command = [sys.executable, str(REPOSITORY / "settings_file.py"), sys.executable, "-c", program]
+    environment = os.environ | {"REDIS_CONNECTION": "other.example:6379"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{REGISTRY} other.example:6379\n"
+
+
+def test_single_quotes_mean_the_same_to_a_shell(file: Path) -> None:
+    values = file_values()
+    assert values["DATABASE_URL"] == "postgresql://feature_store:p${HOME}w@postgres.example:5434/dcmms"
+    assert values.items() <= of_a_shell(file).items()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="'\0\r", exclude_categories=["Cs"]))))
+def test_whatever_is_in_single_quotes(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder) / "settings"
+        path.write_text("".join(f"V{number}='{text}'\n" for number, text in enumerate(texts)), encoding="utf-8")
+        patch.setenv("FEATURE_STORE_ENV_FILE", str(path))
+        assert file_values() == {f"V{number}": text for number, text in enumerate(texts)}
+        assert file_values().items() <= of_a_shell(path).items()
+
+
+@pytest.mark.parametrize("command", [("status",), ("doctor",), ("--as-of", "2026-01-01T00:00:00Z")])
+def test_a_file_that_is_no_text_is_one_line(file: Path, command: tuple[str, ...]) -> None:
+    file.write_bytes(FILE.encode("utf-16"))
+    result = invoke(*command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"Settings: {file} is no UTF-8 text" in result.stderr
+    assert result.stderr.count("\n") == 1
