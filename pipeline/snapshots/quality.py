@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots.files import read_snapshot, snapshots, with_set_aside
+from pipeline.snapshots.files import open_snapshot, read_snapshot, snapshots, with_set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_d
 
 
 def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
-    footer = pq.read_metadata(path)
+    footer = open_snapshot(path).metadata
     rows, rows_before = snapshot.num_rows, footer.num_rows
     lost = rows_before - rows
     if lost >= SMALLEST_LOSS and lost > max_drop * rows_before:
