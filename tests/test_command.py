@@ -260,11 +260,32 @@ def test_snapshot_with_telemetry_is_not_replaced_by_one_without(
     assert read(environment, "asset_features") == before
 
 
-def test_empty_clickhouse_and_no_assets_are_errors(environment: Dcmms, redis: RedisServer) -> None:
+def test_without_telemetry_a_run_writes_what_a_backfill_writes(environment: Dcmms) -> None:
     environment.clickhouse.command("truncate table telemetry_aggregates")
-    result = invoke("--as-of", AS_OF, "--view", "telemetry_features")
-    assert result.exit_code == 1
-    assert "ClickHouse holds no telemetry in the 90 d before 2026-03-11T10:00:00+00:00" in errors_of(result)[0]
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 0, result.output
+    assert "ClickHouse holds no telemetry in the 90 d before 2026-03-11T10:00:00+00:00" in result.stderr
+    run = read(environment, "telemetry_features")
+    day = ("--start", "2026-03-11T10:00:00Z", "--end", "2026-03-12T10:00:00Z", "--view", "telemetry_features")
+    result = invoke("backfill", *day, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert "telemetry_features: no rows in 1 snapshots" in result.stderr
+    assert read(environment, "telemetry_features").equals(run)
+    assert run.num_rows == 0
+
+
+def test_telemetry_that_ends_is_a_loss(environment: Dcmms, redis: RedisServer) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    before = state(environment, redis)
+    environment.clickhouse.command("truncate table telemetry_aggregates")
+    result = invoke("--as-of", "2026-03-11T11:00:00Z", "--view", "telemetry_features")
+    assert result.exit_code == 2
+    assert "0 rows where the snapshot 20260311T100000Z has" in errors_of(result)[0]
+    files, online = state(environment, redis)
+    assert ({path: data for path, data in files.items() if "quarantine" not in path.parts}, online) == before
+
+
+def test_no_assets_are_an_error(environment: Dcmms, redis: RedisServer) -> None:
     with environment.postgres.cursor() as cursor:
         cursor.execute("truncate assets")
     environment.postgres.commit()

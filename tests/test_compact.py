@@ -115,6 +115,15 @@ def history(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def short(history: Path) -> Path:
+    """Return what of it is younger than 25 February: 3 days of a month, then 2 whole days of the next one."""
+    for folder in (history / VIEW).iterdir():
+        if folder.name <= "snapshot_date=2026-02-25":
+            shutil.rmtree(folder)
+    return history
+
+
 # rows and values as before ----------------------------------------------------------------------------------------
 
 
@@ -174,7 +183,9 @@ def test_a_join_finds_what_it_found(history: Path, live: bool) -> None:
     frame = pa.table({"asset_id": pa.array(keys), "event_timestamp": pa.array(instants, TIMESTAMP)})
 
     def joined() -> list[pa.Table]:
-        return [as_of_join(frame, history / VIEW, SCHEMA, ttl, live_snapshots=live) for ttl in (None, DAY, 6 * HOUR, HOUR)]
+        return [
+            as_of_join(frame, history / VIEW, SCHEMA, ttl, live_snapshots=live) for ttl in (None, DAY, 6 * HOUR, HOUR)
+        ]
 
     before = joined()
     compact(history, VIEW, T)
@@ -189,7 +200,9 @@ def test_a_join_reads_little_of_a_month(history: Path, monkeypatch: pytest.Monke
     for path in (history / VIEW).rglob("*.parquet"):
         if "--" not in path.name or "202602" not in path.name:
             path.write_bytes(path.read_bytes()[:4] + bytes(200) + path.read_bytes()[204:])  # the rows, not the footer
-    frame = pa.table({"asset_id": KEYS[:1], "event_timestamp": pa.array([datetime(2026, 2, 10, tzinfo=UTC)], TIMESTAMP)})
+    frame = pa.table(
+        {"asset_id": KEYS[:1], "event_timestamp": pa.array([datetime(2026, 2, 10, tzinfo=UTC)], TIMESTAMP)}
+    )
     assert as_of_join(frame, history / VIEW, SCHEMA, None)[NUMBER].null_count == 0
 
 
@@ -211,7 +224,10 @@ def test_a_snapshot_in_a_month_is_read_as_one_of_its_own(history: Path) -> None:
     assert not is_of_definition(snapshot_path(history, VIEW, as_of - 6 * HOUR), VIEW), "its definition lacked a feature"
     assert not is_of_definition(snapshot_path(history, VIEW, as_of + HOUR), VIEW), "there is none"
     assert newest_snapshot(history, VIEW, until=as_of + HOUR) == path
-    assert snapshots_between(history, VIEW, as_of, as_of + 7 * HOUR) == [path, snapshot_path(history, VIEW, as_of + 6 * HOUR)]
+    assert snapshots_between(history, VIEW, as_of, as_of + 7 * HOUR) == [
+        path,
+        snapshot_path(history, VIEW, as_of + 6 * HOUR),
+    ]
 
 
 def test_the_loss_gate_compares_with_a_snapshot_in_a_month(history: Path) -> None:
@@ -266,7 +282,10 @@ def test_a_month_gets_the_columns_of_the_definition(history: Path) -> None:
         assert held.schema.names == [*SCHEMA.names, "gone"]
         assert held[NUMBER].null_count == len(held)
         assert lacked_in(held.schema) == [NUMBER]
-    assert set_aside_in(schema_of(snapshot_path(history, VIEW, datetime(2026, 2, 10, 6, tzinfo=UTC)))).to_pylist() == KEYS[:1]
+    assert (
+        set_aside_in(schema_of(snapshot_path(history, VIEW, datetime(2026, 2, 10, 6, tzinfo=UTC)))).to_pylist()
+        == KEYS[:1]
+    )
     compacted = files(history)
     path = write(history, datetime(2026, 2, 10, tzinfo=UTC))
     assert is_of_definition(path, VIEW), "computed again"
@@ -310,7 +329,9 @@ def test_snapshots_thin_and_expire(history: Path) -> None:
     assert compact(history, VIEW, T, keep=parsed_keep("6h:2d,12h:10d,7d:40d")).before == 0
 
 
-@pytest.mark.parametrize("text", ["1h", "1h:", "90d:1h:2", "0h:90d", "1h:90d,1h:730d", "1d:90d,2d:9d", "1h:90d,,1d:99d", "1x:9d", "hourly"])
+@pytest.mark.parametrize(
+    "text", ["1h", "1h:", "90d:1h:2", "0h:90d", "1h:90d,1h:730d", "1d:90d,2d:9d", "1h:90d,,1d:99d", "1x:9d", "hourly"]
+)
 def test_a_keep_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is nothing like 1h:90d,1d:730d"):
         parsed_keep(text)
@@ -320,7 +341,9 @@ def test_what_is_online_is_not_removed(history: Path) -> None:
     online = datetime(2026, 1, 25, 6, tzinfo=UTC)
     before = files(history)
     for keep in ("1d:90d", "6h:10d"):
-        with pytest.raises(PipelineError, match="--keep would remove the snapshot of 2026-01-25T06:00:00Z, which is online"):
+        with pytest.raises(
+            PipelineError, match="--keep would remove the snapshot of 2026-01-25T06:00:00Z, which is online"
+        ):
             compact(history, VIEW, T, keep=parsed_keep(keep), online=online)
         assert files(history) == before
     assert compact(history, VIEW, T, keep=parsed_keep("6h:90d"), online=online).removed == 0
@@ -344,15 +367,11 @@ def test_a_newest_snapshot_of_a_wrong_clock_lets_nothing_expire(history: Path) -
 
 _POINTS = [
     "compact: linked:1",
-    "parquet: opened:1",
     "parquet: written:1",
-    "parquet: renamed:1",
     "compact: written:1",
     "compact: exchanged:1",
     "compact: removed:1",
-    "compact: linked:2",
     "parquet: written:2",
-    "compact: exchanged:2",
 ]
 _PROGRAM = """
 import os, sys
@@ -377,41 +396,41 @@ for point in sys.argv[4:]:
 """
 
 
-@pytest.mark.parametrize("what", ["compact", "take apart"])
-def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(history: Path, what: str) -> None:
-    before, keys = content(history), rows(history)
+@pytest.mark.parametrize(("what", "points"), [("compact", _POINTS), ("take apart", _POINTS[1::2])])
+def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(short: Path, what: str, points: list[str]) -> None:
+    before, keys = content(short), rows(short)
     if what != "compact":
-        compact(history, VIEW, T)
-    prepared = history.with_name("prepared")
-    shutil.copytree(history, prepared)
-    command = [sys.executable, "-c", _PROGRAM, what, str(history), T.isoformat(), *_POINTS]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as program:
-        for point in _POINTS:
+        compact(short, VIEW, T)
+    prepared = short.with_name("prepared")
+    shutil.copytree(short, prepared)
+    command = [sys.executable, "-c", _PROGRAM, what, str(short), T.isoformat(), *points]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        for point in points:
             assert int(program.stdout.readline()) == 9, f"{point} is never reached"
-            assert rows(history) == keys, point
-            assert content(history) == before, point
-            compact(history, VIEW, T)
-            assert len(files(history)) == 7, point
-            assert content(history) == before, point
-            assert sorted(path.name for path in history.iterdir()) == [VIEW], point
-            shutil.rmtree(history)
-            shutil.copytree(prepared, history)
+            assert rows(short) == keys, point
+            assert content(short) == before, point
+            compact(short, VIEW, T)
+            assert len(files(short)) == 6, point
+            assert content(short) == before, point
+            assert sorted(path.name for path in short.iterdir()) == [VIEW], point
+            shutil.rmtree(short)
+            shutil.copytree(prepared, short)
             program.stdin.write("next\n")
             program.stdin.flush()
 
 
-def test_readers_and_writers_meanwhile_find_all_of_it_once(history: Path) -> None:
-    keys = rows(history)
-    frame = pa.table({"asset_id": KEYS * 30, "event_timestamp": pa.array([T - n * DAY for n in range(30)] * 5, TIMESTAMP)})
-    expected = as_of_join(frame, history / VIEW, SCHEMA, None)
+def test_readers_and_writers_meanwhile_find_all_of_it_once(short: Path) -> None:
+    keys = rows(short)
+    frame = pa.table(
+        {"asset_id": KEYS * 5, "event_timestamp": pa.array([T - n * DAY for n in range(5)] * 5, TIMESTAMP)}
+    )
+    expected = as_of_join(frame, short / VIEW, SCHEMA, None)
     ends, wrong, looks = threading.Event(), [], Counter()
 
     def read() -> None:
         while not ends.is_set():
             try:
-                found = rows(history)
+                found = rows(short)
             except duckdb.Error as error:  # of a file that has been listed, and was replaced before it was opened
                 looks["missing"] += 1
                 if "No such file" not in str(error) and "No files found" not in str(error):
@@ -424,22 +443,22 @@ def test_readers_and_writers_meanwhile_find_all_of_it_once(history: Path) -> Non
     def join() -> None:
         while not ends.is_set():
             looks["joined"] += 1
-            if not as_of_join(frame, history / VIEW, SCHEMA, None).equals(expected):
+            if not as_of_join(frame, short / VIEW, SCHEMA, None).equals(expected):
                 wrong.append("joined otherwise")
 
     def rewrite() -> None:
         while not ends.is_set():
             looks["written"] += 1
-            again = datetime(2026, 2, 5, tzinfo=UTC)
-            assert write_snapshot(table(again), snapshot_path(history, VIEW, again))
+            again = datetime(2026, 2, 27, tzinfo=UTC)
+            assert write_snapshot(table(again), snapshot_path(short, VIEW, again))
 
     threads = [threading.Thread(target=target) for target in (read, join, rewrite)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(3):
-            assert compact(history, VIEW, T).before
-            for file in sorted((history / VIEW).rglob("*--*.parquet")):
+            assert compact(short, VIEW, T).before
+            for file in sorted((short / VIEW).rglob("*--*.parquet")):
                 take_apart(file)
     finally:
         ends.set()
@@ -447,7 +466,7 @@ def test_readers_and_writers_meanwhile_find_all_of_it_once(history: Path) -> Non
             thread.join()
     assert not wrong
     assert min(looks[name] for name in ("whole", "joined", "written")) >= 1
-    assert rows(history) == keys
+    assert rows(short) == keys
 
 
 def test_files_that_change_meanwhile_let_all_stay_as_it_is(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +488,9 @@ def test_files_that_change_meanwhile_let_all_stay_as_it_is(history: Path, monkey
 def test_a_disk_that_cannot_exchange_folders_ends_in_one_line(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(history)
     monkeypatch.setattr(exchange.ctypes, "CDLL", lambda *_, **__: object())
-    with pytest.raises(PipelineError, match=f"{VIEW} stays as it is: folders cannot be exchanged .* only on a local disk"):
+    with pytest.raises(
+        PipelineError, match=f"{VIEW} stays as it is: folders cannot be exchanged .* only on a local disk"
+    ):
         compact(history, VIEW, T)
     monkeypatch.undo()
     moved = (history / VIEW).rename(history / "elsewhere")
@@ -482,11 +503,16 @@ def test_a_disk_that_cannot_exchange_folders_ends_in_one_line(history: Path, mon
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:4] + bytes(2_000) + path.read_bytes()[2_004:]), "cannot be put"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:4] + bytes(2_000) + path.read_bytes()[2_004:]),
+            "cannot be put",
+        ),
         (lambda path: shutil.copy(path.with_name("20260210T000000Z.parquet"), path), "rows as of another instant"),
     ],
 )
-def test_a_snapshot_that_does_not_fit_ends_in_one_line(history: Path, damage: Callable[[Path], object], text: str) -> None:
+def test_a_snapshot_that_does_not_fit_ends_in_one_line(
+    history: Path, damage: Callable[[Path], object], text: str
+) -> None:
     path = snapshot_path(history, VIEW, datetime(2026, 2, 10, 12, tzinfo=UTC))
     damage(path)
     before = files(history)

@@ -46,10 +46,14 @@ def parsed_keep(text: str) -> Keep:
     Raises `ValueError` for a text that means nothing.
     """
     units = {"h": timedelta(hours=1), "d": timedelta(days=1)}
-    bands = [re.fullmatch(r"\s*([1-9]\d{0,4})([hd]):([1-9]\d{0,4})([hd])\s*", band, re.ASCII) for band in text.split(",")]
+    bands = [
+        re.fullmatch(r"\s*([1-9]\d{0,4})([hd]):([1-9]\d{0,4})([hd])\s*", band, re.ASCII) for band in text.split(",")
+    ]
     keep = tuple((int(m[1]) * units[m[2]], int(m[3]) * units[m[4]]) for m in bands if m)
     if text.strip() and (len(keep) < len(bands) or any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(keep))):
-        raise ValueError(f"{text} is nothing like 1h:90d,1d:730d: a step and until what age, each more than the one before")
+        raise ValueError(
+            f"{text} is nothing like 1h:90d,1d:730d: a step and until what age, each more than the one before"
+        )
     return keep
 
 

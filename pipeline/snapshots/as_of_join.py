@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.specs import TIMESTAMP
-from pipeline.snapshots.files import EARLIEST, dated_files, is_whole
+from pipeline.snapshots.files import EARLIEST, Replaced, dated_files, is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,23 @@ def as_of_join(
     was created by then, a value does not fit its feature's type, or a file cannot be read.
     """
     rows = rows.select(["asset_id", "event_timestamp"]).append_column("entity_row", pa.array(np.arange(rows.num_rows)))
-    for attempt in range(_ATTEMPTS):
-        snapshots = _Snapshots(folder, rows["event_timestamp"].to_numpy(), ttl)
+    for _ in range(_ATTEMPTS):
         try:
+            snapshots = _Snapshots(folder, rows["event_timestamp"].to_numpy(), ttl)
             with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
                 found = _find(engine, rows, snapshots, live_snapshots)
                 features = snapshots.rows(np.isin(snapshots.known, found["event_timestamp"].to_numpy()), schema)
                 for name, relation in {"entity_rows": rows, "found": found, "snapshots": features}.items():
                     engine.register(name, relation)
                 return engine.sql(_FEATURES_OF).to_arrow_table()
+        except Replaced:
+            continue
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if attempt + 1 < _ATTEMPTS and not all(path.exists() for path in set(snapshots.files)):
+            if not all(path.exists() for path in set(snapshots.files)):
                 continue
             reason = _misfit(snapshots.opened, schema) or first_line(error)
             raise PipelineError(f"{folder.name}: {reason}. Check the snapshots in {folder}.") from error
-    raise AssertionError("the last attempt returns or raises")
+    raise PipelineError(f"{folder.name}: files in {folder} are replaced all the time. Try again later.")
 
 
 class _Snapshots:

@@ -82,13 +82,12 @@ def replace_files(folder: Path, gone: Collection[Path], write: Callable[[Path], 
             _link(before, folder, beside, gone)
             fault_point("compact: linked")
             write(beside)
-            if is_looked_at:  # links look like changed files: the mark has to be younger
-                time.sleep(_TICK_SECONDS)
-                (beside / MARKER).unlink()
-                shutil.copyfile(folder / MARKER, beside / MARKER)
+            after = _files(beside)
             fault_point("compact: written")
             if _files(folder) != before:
-                raise PipelineError(f"{folder} is being changed by another program: it stays as it is. Try again later.")
+                raise PipelineError(
+                    f"{folder} is being changed by another program: it stays as it is. Try again later."
+                )
             _exchange(beside, folder)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
@@ -97,6 +96,9 @@ def replace_files(folder: Path, gone: Collection[Path], write: Callable[[Path], 
         _sync(folder.parent)
         _remove(beside)
         fault_point("compact: removed")
+        if is_looked_at and _files(folder) == after:  # those that have stayed look changed, by their links
+            time.sleep(_TICK_SECONDS)
+            os.utime(folder / MARKER)
     except OSError as error:
         raise PipelineError(
             f"{folder} stays as it is: {error.strerror or error}. Files are replaced together only on a local disk of "
@@ -124,28 +126,26 @@ def _beside(folder: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return all files below `folder`, links as such, and what changes when they do."""
+    """Return the paths in `folder` of all files below it, links as such, and what changes when they do."""
     found = {}
     for root, folders, names in os.walk(folder):
         for name in [*names, *(name for name in folders if os.path.islink(os.path.join(root, name)))]:
             path = os.path.join(root, name)
             status = os.lstat(path)
-            found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+            found[os.path.relpath(path, folder)] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
 
 
 def _link(files: Collection[str], folder: Path, target: Path, gone: Collection[Path]) -> None:
     """Make `target` a copy of `folder` of links to its `files` but for those `gone`."""
     shutil.copymode(folder, target)
-    left_out, made = {str(path) for path in gone}, {str(folder)}
-    for path in files:
-        if path not in left_out:
-            place = str(target / os.path.relpath(path, folder))
-            if (parent := os.path.dirname(path)) not in made:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-                shutil.copymode(parent, os.path.dirname(place))
-                made.add(parent)
-            os.link(path, place, follow_symlinks=False)
+    left_out = {str(path.relative_to(folder)) for path in gone}
+    for name in sorted({*files} - left_out):
+        place, source = target / name, folder / name
+        if not place.parent.exists():
+            place.parent.mkdir(parents=True)
+            shutil.copymode(source.parent, place.parent)
+        os.link(source, place, follow_symlinks=False)
 
 
 def _is_looked_at(folder: Path, gone: Collection[Path]) -> bool:

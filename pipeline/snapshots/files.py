@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, first_line
 from pipeline.snapshots.exchange import alone, replace_files, sharing
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
@@ -32,6 +32,10 @@ _SET_ASIDE, _LACKED, _NOTES = b"set_aside", b"lacked", b"snapshots"
 _KEPT_NOTES = {_SET_ASIDE, _LACKED}
 # Between the first and the last instant in the name of a file: what ISO 8601 has for an interval in names of files.
 _TO = "--"
+
+
+class Replaced(PipelineError):
+    """A file of snapshots that has been there is gone: others have just been put in its place."""
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -61,10 +65,11 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
     or month that spans the instant is taken apart. Raises `PipelineError` where the folder cannot be written; the
     previous snapshot then still stands.
     """
-    if _holds(path, table) and (file := file_of(path)):
-        return file.stat().st_size
     while True:
         with sharing(path.parents[2]):
+            held = file_of(path)
+            if held and _holds(path, table):
+                return held.stat().st_size
             file = _file_over(path)
             if file is None:
                 return write_parquet(table, path)
@@ -112,7 +117,10 @@ def dated_files(
 
 
 def instants_in(file: Path) -> list[datetime]:
-    """Return the instants of the snapshots in a file, in order; none, and a warning, where that cannot be read."""
+    """Return the instants of the snapshots in a file, in order; none, and a warning, where that cannot be read.
+
+    Raises `Replaced` where the file is gone.
+    """
     span = span_of(file)
     if not span or span[0] < span[1]:
         return list(_footer_of(file)[1]) if can_be_read(file) else []
@@ -139,7 +147,7 @@ def file_of(path: Path) -> Path | None:
     if path.is_file():
         return path
     file = _file_over(path)
-    return file if file and can_be_read(file) and snapshot_instant(path) in _footer_of(file)[1] else None
+    return file if file and snapshot_instant(path) in instants_in(file) else None
 
 
 def _file_over(path: Path) -> Path | None:
@@ -154,7 +162,10 @@ def _file_over(path: Path) -> Path | None:
 
 def _footer_of(file: Path) -> tuple[pa.Schema, dict[datetime, dict[str, list[str]]]]:
     """Return the columns in the file of a day or month, and the notes of each snapshot in it, in order of instants."""
-    return _read_footer(file, file.stat().st_mtime_ns)
+    try:
+        return _read_footer(file, file.stat().st_mtime_ns)
+    except FileNotFoundError as error:
+        raise Replaced(f"{file} has just been replaced by others. Try again") from error
 
 
 @lru_cache(maxsize=8)
@@ -181,6 +192,8 @@ def can_be_read(path: Path) -> bool:
     """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
     try:
         pq.read_metadata(file_of(path) or path)
+    except FileNotFoundError as error:
+        raise Replaced(f"{path} has just been replaced by others. Try again") from error
     except (OSError, pa.ArrowException) as error:
         logger.warning("passed over: the snapshot %s cannot be read: %s", path, first_line(error))
         return False
@@ -264,8 +277,6 @@ def lacked_in(schema: pa.Schema) -> list[str]:
 def _holds(path: Path, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
-        if not file_of(path):
-            return False
         held = read_snapshot(path)
         if lacked_in(held.schema) or not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
             return False
