@@ -162,8 +162,8 @@ def _history(records: list[dict]) -> Iterable[str]:
         return
     yield "## History"
     yield (
-        "Made-up snapshots of all views, in single files and after `compact`: 57 assets, hourly for two years, and 4,000 "
-        "assets, daily for a year. Files are those of all views; imports and the registry of the reader count."
+        "Made-up snapshots of all views, in single files and after `compact`: 57 assets, hourly for two years, and "
+        "4,000 assets, daily for a year. Files are those of all views; the registry of a reader counts, imports do not."
     )
     lines = ["| what | files | seconds | CPU seconds | peak memory |", "|---|---:|---:|---:|---:|"]
     for record in records:

@@ -90,7 +90,7 @@ def _random(kind: pa.DataType, count: int, rng: np.random.Generator) -> pa.Array
 
 
 def opened_store(directory: str) -> "FeatureStore":
-    """Return a feature store with the definitions, whose snapshots are in `directory` (as FEATURE_DATA_DIR says, too)."""
+    """Return a feature store with the definitions, whose snapshots FEATURE_DATA_DIR says to be in `directory`."""
     from feast import FeatureStore, RepoConfig
 
     from entities import asset

@@ -59,6 +59,7 @@ def parsed_keep(text: str) -> Keep:
 
 DEFAULT_DATA_DIR = Path("data")
 DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
+KeptSnapshots = Annotated[Keep, NoDecode, BeforeValidator(lambda text: parsed_keep(text) if text else ())]
 OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
@@ -84,7 +85,7 @@ class Settings(BaseSettings):
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
     statement_timeout_seconds: int = Field(900, ge=1)
     retry_seconds: float = Field(30, ge=0)
-    keep_snapshots: Annotated[Keep, NoDecode, BeforeValidator(parsed_keep)] = ()
+    keep_snapshots: KeptSnapshots = ()
     schedule_minutes: int = Field(60, ge=1)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)

@@ -26,7 +26,7 @@ def _keep(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Kee
     "--keep",
     callback=_keep,
     metavar="STEP:AGE,...",
-    help="Remove for good what is denser or older, e.g. 1h:90d,1d:730d; by default as KEEP_SNAPSHOTS says, else nothing.",
+    help="Remove for good what is denser or older, e.g. 1h:90d,1d:730d; by default as KEEP_SNAPSHOTS says, or nothing.",
 )
 @options.wait_option
 @options.timeout_option()

@@ -27,7 +27,7 @@ def compact_all(
 ) -> None:
     """Make one file of the snapshots of each past day and month of `views`, and remove those that `keep` does not.
 
-    Beforehand the folder is kept up. `progress` is told what was done, view by view. For within the lock of the project.
+    The folder is kept up first. `progress` is told what was done, view by view. For within the lock of the project.
     Raises `PipelineError` where a view is registered with another folder, or `compact` does.
     """
     for view in views:

@@ -89,7 +89,7 @@ class _Snapshots:
         self.opened: set[str] = set()
 
     def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_], schema: pa.Schema) -> ds.Dataset:
-        """Return the columns of `schema` of the snapshots `chosen`, NULL where a file lacks one, cast where that is safe."""
+        """Return the columns of `schema` of the snapshots `chosen`: NULL where a file lacks one, or a safe cast."""
         files = _whole(np.unique(self.files[chosen].astype(str)))
         self.opened.update(files)
         # of the file of a month only the row groups are read that may hold an instant

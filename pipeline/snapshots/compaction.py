@@ -4,7 +4,6 @@ Rows and values stay, in the order of instant and asset, and so do the notes of 
 snapshot, and what is younger, stays as it is: it is what runs look at.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,8 +79,8 @@ def compact(
     before = min(before, now).replace(hour=0, minute=0, second=0, microsecond=0)
     if online and any(online in {*part.instants} - {*part.kept} for part in _parts(folder, online, before, keep, now)):
         raise PipelineError(
-            f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run first, "
-            "or keep for longer"
+            f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run "
+            "first, or keep for longer"
         )
     remove_replaced(folder)
     for month in _months(folder):
@@ -103,14 +102,14 @@ def compact(
 def _months(folder: Path) -> list[datetime]:
     """Return the first instants of the months that have a folder, in order."""
     found = set()
-    for name in os.listdir(folder):
+    for path in folder.iterdir():
         with suppress(ValueError):
-            found.add(datetime.fromisoformat(name.removeprefix("snapshot_date=")).replace(day=1, tzinfo=UTC))
+            found.add(datetime.fromisoformat(path.name.removeprefix("snapshot_date=")).replace(day=1, tzinfo=UTC))
     return sorted(found)
 
 
 def _parts(folder: Path, month: datetime, before: datetime, keep: Keep, now: datetime) -> Iterator[_Part]:
-    """Yield what there is to do in the month of an instant: nothing for a part that is one file, of which all is kept."""
+    """Yield what there is to do in the month of an instant: nothing for one file of which all is kept."""
     start = month.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = (start + 31 * _DAY).replace(day=1)
     last = min(end, before) - _MOMENT

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -66,7 +67,7 @@ def _locked(folder: Path, kind: int) -> int:
 
 
 def replace_files(folder: Path, gone: Collection[Path], write: Callable[[Path], object]) -> None:
-    """Put what `write` writes below the path that it is given in the place of the files `gone` of `folder`, in one step.
+    """Put what `write` writes below the path that it is given in the place of the files `gone`, in one step.
 
     For within `alone`. Raises `PipelineError` where the disk cannot do that, or somebody else changes files meanwhile;
     the folder is then as it was.
@@ -107,7 +108,7 @@ def replace_files(folder: Path, gone: Collection[Path], write: Callable[[Path], 
 
 
 def remove_replaced(folder: Path) -> None:
-    """Remove what a replacement of files in `folder` that was killed has left; raises `PipelineError` where it cannot."""
+    """Remove what a killed replacement of files in `folder` has left; raises `PipelineError` where it cannot."""
     if _beside(folder).exists():
         with alone(folder.parent):
             try:
@@ -125,14 +126,13 @@ def _beside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _files(folder: Path) -> dict[str, tuple[int, ...]]:
+def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Return the paths in `folder` of all files below it, links as such, and what changes when they do."""
     found = {}
-    for root, folders, names in os.walk(folder):
-        for name in [*names, *(name for name in folders if os.path.islink(os.path.join(root, name)))]:
-            path = os.path.join(root, name)
-            status = os.lstat(path)
-            found[os.path.relpath(path, folder)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            found[str(path.relative_to(folder))] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
 
 

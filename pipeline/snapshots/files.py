@@ -1,4 +1,4 @@
-"""Snapshots: the rows of a feature view as of an instant, in an immutable Parquet file that is never visible half-written.
+"""Snapshots: the rows of a feature view as of an instant, in immutable Parquet files, none visible half-written.
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
 entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
@@ -136,9 +136,9 @@ def snapshot_files(
     its turn comes: what asks for the newest snapshot does not wait for the names of years of them.
     """
     folder, since = data_dir / view, _folder_name(first.astimezone(UTC).replace(day=1))  # there is the file of a month
-    days = os.listdir(folder) if folder.is_dir() else []
-    for day in sorted((name for name in days if since <= name <= _folder_name(last)), reverse=True):
-        found = ((*span, path) for path in (folder / day).glob("*.parquet") if (span := _span_with_bytes(path)))
+    days = [day for day in folder.glob("snapshot_date=*") if since <= day.name <= _folder_name(last)]
+    for day in sorted(days, reverse=True):
+        found = ((*span, path) for path in day.glob("*.parquet") if (span := _span_with_bytes(path)))
         yield from (entry for entry in sorted(found, reverse=True) if entry[0] <= last and entry[1] >= first)
 
 
@@ -259,7 +259,7 @@ def set_aside_in(schema: pa.Schema) -> pa.Array:
 
 
 def with_lacked(schema: pa.Schema, features: list[str]) -> pa.Schema:
-    """Return `schema` with the note that the definition of its snapshots lacked `features`, or had them as another type."""
+    """Return `schema` with the note that its snapshots were computed without `features`, or with another type."""
     notes = dict(schema.metadata or {})
     if _NOTES in notes:
         each = json.loads(notes[_NOTES])

@@ -23,8 +23,9 @@ ROW_GROUP_ROWS = 16_384
 def write_parquet(rows: pa.Table | pa.RecordBatchReader, path: Path) -> int:
     """Write `rows` to `path`, replacing what is there, and return the size of the file in bytes.
 
-    Each batch of a reader is a row group of its own, or several if it is large. The file is written and synced beside its place under a name that no reader looks for, then renamed. Raises
-    `PipelineError` where the folder cannot be made or written; what was there then still stands.
+    Each batch of a reader is a row group of its own, or several if it is large. The file is written and synced beside
+    its place under a name that no reader looks for, then renamed. Raises `PipelineError` where the folder cannot be
+    made or written; what was there then still stands.
     """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
     try:

@@ -143,9 +143,9 @@ def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list
 def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_drop: float) -> list[BrokenRule]:
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
-    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them or all; rows that are set aside
-    are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken. Nothing
-    is lost where there is no earlier one.
+    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them or all; rows that are set
+    aside are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken.
+    Nothing is lost where there is no earlier one.
     """
     for path in snapshots(data_dir, view, last=as_of - timedelta(microseconds=1)):
         try:

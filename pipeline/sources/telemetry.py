@@ -62,8 +62,8 @@ def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, buck
     table = read_telemetry(source, view, [as_of], bucket_seconds)
     if not table.num_rows:
         logger.warning(
-            "%s: ClickHouse holds no telemetry in the 90 d before %s, so no asset has a row: check CLICKHOUSE_DATABASE, "
-            "the ingestion and the as-of instant",
+            "%s: ClickHouse holds no telemetry in the 90 d before %s, so no asset has a row: check "
+            "CLICKHOUSE_DATABASE, the ingestion and the as-of instant",
             view,
             as_of.isoformat(),
             extra={"view": view},
