@@ -308,7 +308,7 @@ class _Materialization:
             self.as_of,
             snapshot_path(self.settings.feature_data_dir, view, self.as_of),
             engine=self.engine,
-            progress=lambda done: self.progress(view, "publishing", done / rows),
+            progress=lambda done: self.progress(view, "publishing", done / max(rows, 1)),
         )
         if done.removed:
             self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
