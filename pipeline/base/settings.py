@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
@@ -57,9 +57,13 @@ def parsed_keep(text: str) -> Keep:
     return keep
 
 
+def _kept(text: str) -> str:
+    parsed_keep(text)
+    return text
+
+
 DEFAULT_DATA_DIR = Path("data")
 DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
-KeptSnapshots = Annotated[Keep, NoDecode, BeforeValidator(lambda text: parsed_keep(text) if text else ())]
 OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
@@ -85,7 +89,7 @@ class Settings(BaseSettings):
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
     statement_timeout_seconds: int = Field(900, ge=1)
     retry_seconds: float = Field(30, ge=0)
-    keep_snapshots: KeptSnapshots = ()
+    keep_snapshots: Annotated[str, AfterValidator(_kept)] = ""
     schedule_minutes: int = Field(60, ge=1)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
@@ -102,6 +106,11 @@ class Settings(BaseSettings):
     def bucket_seconds(self) -> int:
         """Width of a telemetry bucket in seconds."""
         return self.telemetry_bucket_minutes * 60
+
+    @property
+    def keep(self) -> Keep:
+        """How densely snapshots are kept until which age."""
+        return parsed_keep(self.keep_snapshots)
 
     @property
     def age_limit(self) -> timedelta:

@@ -45,6 +45,6 @@ def compact(views: list[str], keep: Keep | None, wait: float | None, quiet: bool
 
     console = Console([], quiet=quiet)
     settings = load_settings()
-    keep = settings.keep_snapshots if keep is None else keep
+    keep = settings.keep if keep is None else keep
     with open_feature_store() as store, one_at_a_time(store, wait):
         compact_all(settings, store, views, keep, lambda view, done: console.report(f"{view}: {in_words(done)}"))

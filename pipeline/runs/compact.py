@@ -44,7 +44,7 @@ def compact_a_month(settings: Settings, view: str, registered: FeatureView | Non
 
     Nothing is removed unless the view is `registered` with this folder, so that it is known what is online.
     """
-    keep, online = (settings.keep_snapshots, registered.most_recent_end_time) if registered else ((), None)
+    keep, online = (settings.keep, registered.most_recent_end_time) if registered else ((), None)
     try:
         before = datetime.now(UTC) - RUN_LEAVES
         done = compact(settings.feature_data_dir, view, before, keep=keep, online=online, months=1)

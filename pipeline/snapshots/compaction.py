@@ -114,8 +114,11 @@ def _parts(folder: Path, month: datetime, before: datetime, keep: Keep, now: dat
     end = (start + 31 * _DAY).replace(day=1)
     last = min(end, before) - _MOMENT
     found = [entry for entry in snapshot_files(folder.parent, folder.name, start, last) if entry[1] <= last][::-1]
-    for _, files in groupby(found, key=lambda entry: end <= before or entry[0].date()):
-        held = {path: instants_in(path) for _, _, path in files}
+    for _, entries in groupby(found, key=lambda entry: end <= before or entry[0].date()):
+        files = [path for _, _, path in entries]
+        if len(files) == 1 and not keep:
+            continue  # unopened
+        held = {path: instants_in(path) for path in files}
         instants = sorted({instant for each in held.values() for instant in each})
         kept = _kept(instants, keep, now - instants[-1]) if instants else []
         if sum(map(bool, held.values())) > 1 or kept != instants:
