@@ -140,6 +140,12 @@ def test_a_run_appends_one_row(cursor: psycopg2.extensions.cursor) -> None:
         "view": "telemetry_features",
         "rows": 1,
         "rejected": 0,
+        "implausible": {
+            "capacity_factor_7d": 0,
+            "capacity_factor_30d": 0,
+            "telemetry_coverage_7d": 1,
+            "power_variation_1d": 1,
+        },
         "newest_source": T.isoformat(),
         "outcome": "online",
         "error": None,

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.views import ENGINE_FEAST
 from pipeline.online.publish import check_online_store
 from pipeline.registry.feast_store import registered_folder
-from pipeline.snapshots.files import newest_snapshot
+from pipeline.snapshots.files import newest_snapshot, read_snapshot
 
 # How many entities of a view are looked for.
 SAMPLE = 100
@@ -38,14 +37,13 @@ def online_rows(store: FeatureStore, view: FeatureView, sample: int = SAMPLE) ->
     Raises `PipelineError` where there is no snapshot, or the online store is out of reach.
     """
     folder = registered_folder(view)
-    path = None
+    path, recorded = None, view.most_recent_end_time
     if folder:
-        recorded = view.most_recent_end_time
-        path = recorded and newest_snapshot(folder.parent, folder.name, until=recorded)
+        path = newest_snapshot(folder.parent, folder.name, until=recorded) if recorded else None
         path = path or newest_snapshot(folder.parent, folder.name)
     if path is None:
         raise PipelineError(f"there is no snapshot in {folder}, which would tell whose rows to look for")
-    ids = pq.read_table(path, columns=["asset_id"], partitioning=None)["asset_id"]
+    ids = read_snapshot(path, ["asset_id"])["asset_id"]
     chosen = np.random.default_rng().choice(len(ids), min(sample, len(ids)), replace=False)
     found = _event_timestamps(store, view, ids.take(chosen).to_pylist())
     return OnlineRows(len(chosen), len(chosen) - len(found), min(found, default=None), max(found, default=None))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.feature_view import FeatureViewState
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
@@ -20,7 +19,7 @@ from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
 from pipeline.online.redis.writer import Written
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
-from pipeline.snapshots.files import LATEST, newest_snapshot, snapshot_instant
+from pipeline.snapshots.files import LATEST, newest_snapshot, open_snapshot, snapshot_instant
 
 
 @dataclass
@@ -60,7 +59,7 @@ def publish(
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
         attempts()(record, store, name, as_of)
-        return Published(rows=pq.read_metadata(path).num_rows)
+        return Published(rows=open_snapshot(path).metadata.num_rows)
     fault_point("online: before")
     written = _write(store, view, as_of, path, progress)
     fault_point("online: written")
@@ -107,7 +106,7 @@ def _write(
     try:
         return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=told)
     except PipelineError as error:
-        total = pq.read_metadata(path).num_rows
+        total = open_snapshot(path).metadata.num_rows
         # where the connection broke, Redis may have written more than it could confirm
         some = "at least " if isinstance(error.__cause__, Unavailable) else ""
         raise PipelineError(f"{error}; {some}{done:,} of {total:,} rows are new, the others old") from error

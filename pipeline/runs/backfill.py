@@ -20,6 +20,7 @@ from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
+    file_of,
     holds,
     newest_snapshot,
     snapshot_instant,
@@ -112,7 +113,7 @@ def backfill(
     with retrying_for(settings.retry_seconds), closing(computed(settings, wanted, result.implausible)) as snapshots_now:
         for instant, snapshots in snapshots_now:
             result.renewed += not overwrite and any(
-                snapshot_path(settings.feature_data_dir, view, instant).exists() for view in snapshots
+                file_of(snapshot_path(settings.feature_data_dir, view, instant)) for view in snapshots
             )
             _write_instant(settings, instant, snapshots, result)
             result.written += 1

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
-from pipeline.snapshots.files import file_name, has_snapshot_name, snapshots
+from pipeline.snapshots.files import file_name, has_snapshot_name, snapshot_files, snapshots, take_apart
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quality import NAMED, BrokenRule
 
@@ -49,7 +49,11 @@ def move_newer(data_dir: Path, view: str, as_of: datetime) -> int:
 
     Raises `PipelineError` where a folder cannot be written; what is there then is whole, in one place or the other.
     """
-    newer = list(snapshots(data_dir, view, first=as_of + timedelta(microseconds=1)))
+    first = as_of + timedelta(microseconds=1)
+    for begins, ends, file in list(snapshot_files(data_dir, view, first)):
+        if begins < ends:  # of a day or month
+            take_apart(file)
+    newer = list(snapshots(data_dir, view, first))
     for path in newer:
         try:
             shutil.move(path, free_path(path, data_dir, view))

@@ -14,7 +14,6 @@ from typing import cast
 
 import feast
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView, Field
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from redis import Redis, RedisError, exceptions
@@ -24,7 +23,15 @@ from pipeline.online.redis.departed import departed_online, departed_since, scan
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
 from pipeline.online.redis.writer import unowned_fields as delete_unowned
-from pipeline.snapshots.files import LATEST, can_be_read, set_aside_in, snapshot_path, snapshots_between
+from pipeline.snapshots.files import (
+    LATEST,
+    can_be_read,
+    open_snapshot,
+    schema_of,
+    set_aside_in,
+    snapshot_path,
+    snapshots_between,
+)
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
 _READ_ROWS = 16_384
@@ -141,7 +148,7 @@ def remove_all_but(store: FeatureStore, view: FeatureView, path: Path) -> int:
     with translated_errors():
         return delete_rows(
             client,
-            map(encoder.keys, chain([set_aside_in(pq.read_schema(path))], departed_online(client, encoder, path))),
+            map(encoder.keys, chain([set_aside_in(schema_of(path))], departed_online(client, encoder, path))),
             fields=encoder.fields,
             stamp_field=encoder.stamp_field,
             stamp=serialized_stamp(LATEST),
@@ -231,7 +238,7 @@ def advice_for(text: str) -> str:
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
-    for read in pq.ParquetFile(path, pre_buffer=False).iter_batches(_READ_ROWS):
+    for read in open_snapshot(path).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
             batch = read.slice(start, _ENCODE_ROWS)
             keys = encoder.bulk_keys(batch.column("asset_id"))
