@@ -124,6 +124,16 @@ def test_the_instant_is_online_again_and_nothing_else(yaml_path: Path, store: Fe
     assert Ledger(store).last_publications()[VIEW].as_of == T - 2 * DAY
 
 
+def test_newer_snapshots_in_the_file_of_a_day_go_too(yaml_path: Path, store: FeatureStore, data: Path) -> None:
+    run(T - 2 * DAY + timedelta(hours=1), "--no-online")
+    assert invoke("compact", "--view", VIEW).exit_code == 0
+    assert names(data / VIEW)[0] == "20260309T100000Z--20260309T110000Z.parquet"
+    assert "3 newer snapshots are in quarantine" in roll_back(T - 2 * DAY)
+    assert names(data / VIEW) == ["20260309T100000Z.parquet"]
+    assert counts(yaml_path) == [1, 1, None]
+    assert verify() == 0
+
+
 def test_runs_are_held_until_it_is_resumed(
     yaml_path: Path, store: FeatureStore, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
