@@ -19,7 +19,9 @@ class WithoutSecrets(logging.Filter):
         return True
 
 
-class _JsonFormatter(JsonFormatter):
+class JsonLines(JsonFormatter):
+    """JSON objects, without passwords in stack traces either."""
+
     def formatException(self, exc_info: Any) -> str:
         return redacted(str(super().formatException(exc_info)))
 
@@ -32,7 +34,7 @@ def choose_format(name: str) -> None:
     if name == "json":
         handler = logging.StreamHandler()
         handler.setFormatter(
-            _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
+            JsonLines("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
         )
         handler.addFilter(WithoutSecrets())
         logger.addHandler(handler)

@@ -3,7 +3,7 @@
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
 from pipeline.base.errors import PipelineError, keep_secret
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -90,13 +92,18 @@ def settings_file() -> Path:
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process.
+    """Return the settings of this process; raises as `read_settings`."""
+    return read_settings(Settings)
+
+
+def read_settings(kind: type[Kind]) -> Kind:
+    """Return settings of the class `kind`, from the environment and the settings file.
 
     Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
     """
     env_file = settings_file()
     try:
-        return Settings(_env_file=env_file)
+        return kind(_env_file=env_file)
     except ValidationError as error:
         faults = "; ".join(_fault(detail) for detail in error.errors())
         raise PipelineError(

@@ -3,6 +3,7 @@
 import sys
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import click
 
@@ -44,6 +45,7 @@ rejected a view; 64 wrong options; 75 another run is busy; 124 --timeout; 130 Ct
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write Prometheus metrics here, for node-exporter's textfile collector: NAME.prom.",
 )
+@click.option("--run-id", type=click.UUID, help="The id of the run in the ledger; by default a new one.")
 @options.timeout_option()
 @options.log_format_option
 @options.quiet_option
@@ -56,6 +58,7 @@ def run(
     accept_drop: bool,
     wait: float | None,
     metrics_file: Path | None,
+    run_id: UUID | None,
     quiet: bool,
 ) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
@@ -80,6 +83,7 @@ def run(
                 accept_drop=accept_drop,
                 wait=wait,
                 metrics_file=metrics_file,
+                run_id=run_id,
                 progress=progress,
             )
     console.summary(results, as_of)
