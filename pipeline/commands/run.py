@@ -45,6 +45,7 @@ rejected a view; 64 wrong options; 75 another run is busy; 124 --timeout; 130 Ct
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write Prometheus metrics here, for node-exporter's textfile collector: NAME.prom.",
 )
+@click.option("--force", is_flag=True, help="Publish over online values that are not older.")
 @click.option("--run-id", type=click.UUID, help="The id of the run in the ledger; by default a new one.")
 @options.timeout_option()
 @options.log_format_option
@@ -56,6 +57,7 @@ def run(
     engine: str,
     dry_run: bool,
     accept_drop: bool,
+    force: bool,
     wait: float | None,
     metrics_file: Path | None,
     run_id: UUID | None,
@@ -81,6 +83,7 @@ def run(
                 push=not no_online,
                 engine=engine,
                 accept_drop=accept_drop,
+                force=force,
                 wait=wait,
                 metrics_file=metrics_file,
                 run_id=run_id,

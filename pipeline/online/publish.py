@@ -18,7 +18,7 @@ from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
-from pipeline.snapshots.files import newest_snapshot, snapshot_instant
+from pipeline.snapshots.files import LATEST, newest_snapshot, snapshot_instant
 
 
 @dataclass
@@ -45,22 +45,24 @@ def publish(
     path: Path,
     *,
     engine: str = ENGINE_REDIS,
+    force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Published:
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails;
-    each row then has either its old or its new values, and publishing again completes it.
+    later instant stays, unless `force`. `progress` is told the rows done so far. Raises `PipelineError` where the
+    online store fails; each row then has either its old or its new values, and publishing again completes it.
     """
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
         return Published(rows=pq.read_metadata(path).num_rows)
     fault_point("online: before")
-    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
+    over = LATEST if force else None
+    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=over, progress=progress)
     fault_point("online: written")
-    removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
+    removed = attempts()(redis_engine.remove_departed, store, view, over or as_of, path, scan=force)
     fault_point("online: departed removed")
     attempts()(record, store, name, as_of)
     fault_point("online: recorded")

@@ -32,6 +32,7 @@ def run_job(
     push: bool = True,
     engine: str = ENGINE_REDIS,
     accept_drop: bool = False,
+    force: bool = False,
     wait: float | None = None,
     metrics_file: Path | None = None,
     run_id: UUID | None = None,
@@ -39,7 +40,7 @@ def run_job(
 ) -> list[ViewResult]:
     """Materialize `views` as of `as_of`, alone in the project, and return a result each.
 
-    `engine` and `accept_drop` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
+    `engine`, `accept_drop` and `force` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
     published, and a registry out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError`
     where no view could even be tried.
     """
@@ -61,6 +62,7 @@ def run_job(
                 push=push,
                 engine=engine,
                 accept_drop=accept_drop,
+                force=force,
                 lock=lock,
                 progress=progress,
                 results=run.results,

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,7 @@ from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.online.redis.departed import departed_online, departed_since
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
-from pipeline.snapshots.files import can_be_read, snapshot_path, snapshots_between
+from pipeline.snapshots.files import LATEST, can_be_read, set_aside_in, snapshot_path, snapshots_between
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
 _READ_ROWS = 16_384
@@ -88,9 +89,15 @@ def check_connection(store: FeatureStore) -> None:
 
 
 def write_snapshot_rows(
-    store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, progress: Callable[[int], None]
+    store: FeatureStore,
+    view: FeatureView,
+    as_of: datetime,
+    path: Path,
+    *,
+    over: datetime | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
-    """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`."""
+    """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`, or `over`."""
     encoder = row_encoder(store, view)
     stamp = serialized_stamp(as_of)
     with translated_errors():
@@ -99,7 +106,7 @@ def write_snapshot_rows(
             _encoded(encoder, path, stamp),
             project=store.project,
             stamp_field=encoder.stamp_field,
-            stamp=stamp,
+            stamp=serialized_stamp(over) if over else stamp,
             progress=progress,
         )
 
@@ -120,6 +127,22 @@ def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, pat
             fields=encoder.fields,
             stamp_field=encoder.stamp_field,
             stamp=serialized_stamp(as_of),
+        )
+
+
+def remove_all_but(store: FeatureStore, view: FeatureView, path: Path) -> int:
+    """Delete the view's values of entities without a row in the snapshot at `path`, from whatever instant they are.
+
+    Return how many had some. A row that was set aside is none: what is online of it came later.
+    """
+    client, encoder = redis_client(store), row_encoder(store, view)
+    with translated_errors():
+        return delete_rows(
+            client,
+            map(encoder.keys, chain([set_aside_in(pq.read_schema(path))], departed_online(client, encoder, path))),
+            fields=encoder.fields,
+            stamp_field=encoder.stamp_field,
+            stamp=serialized_stamp(LATEST),
         )
 
 
