@@ -14,7 +14,7 @@ from dev.servers import free_port
 from gateway.app import PREFIX, create_app
 from gateway.settings import GatewaySettings
 
-SECRET = "a secret of dCMMS that is long enough, for tests"
+SECRET = "a secret of dCMMS that is long enough for all algorithms there are, for tests"
 TENANTS = {name: f"00000000-0000-4000-8000-0000000000{name}" for name in ("aa", "bb", "cc")}
 
 
