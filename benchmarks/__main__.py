@@ -13,12 +13,13 @@ from rich.console import Console
 
 from benchmarks.extraction import measure_fleets
 from benchmarks.publishing import VIEW, measure_publishing
+from benchmarks.reads import measure_reads
 from benchmarks.report import write_report
 from benchmarks.serving import measure_serving
 from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
-SIZES = {"publishing": "entities", "fleets": "assets", "serving": None}
+SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +72,7 @@ def main(
             "publishing": lambda: measure_publishing({n: _runs(runs, n) for n in entities}, say),
             "fleets": lambda: measure_fleets(list(assets), runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
+            "reads": lambda: measure_reads(say),
         }
         for part in parts or SIZES:
             figures[part] = _replaced(figures[part], measure[part](), SIZES[part])

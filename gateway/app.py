@@ -51,7 +51,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                 store, settings.gateway_feature_service, settings.gateway_requests_per_minute, settings.age_limit
             )
             app.state.endpoints = _Endpoints(store, reader)
-            refreshing = asyncio.create_task(reader.keep_up(store.config.registry.cache_ttl_seconds))
+            refreshing = asyncio.create_task(reader.keep_up(store.config.registry.cache_ttl_seconds or 60))
             try:
                 yield
             finally:

@@ -34,10 +34,18 @@ AGE = Gauge(
     "gateway_values_age_seconds", "Age of the published values of a view.", ["view"], multiprocess_mode="mostrecent"
 )
 
+# KEYS: rows. ARGV: a field. Returns its value of each row.
 _FIELD_OF_EACH = """
 local values = {}
 for i, key in ipairs(KEYS) do values[i] = redis.call('HGET', key, ARGV[1]) end
 return values
+"""
+# KEYS: where the run that starts is noted. ARGV: a run, and for how long. Returns the run that is noted already.
+_CLAIM = """
+local other = redis.call('HGET', KEYS[1], 'text')
+if other then return other end
+redis.call('HSET', KEYS[1], 'text', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
@@ -147,15 +155,12 @@ class Reader:
     async def claim(self, run: str, seconds: int) -> str | None:
         """Say to all gateways that `run` is about to start; return the run that another one has said so of."""
         async with self._guarded():
-            if await self._client.set(self._named("starting"), run, nx=True, ex=seconds):
-                return None
-        return await self.starting()
+            other = await cast(Awaitable[Any], self._client.eval(_CLAIM, 1, self._named("starting"), run, str(seconds)))
+        return other.decode() if other else None
 
     async def starting(self) -> str | None:
         """Return the run that is about to start."""
-        async with self._guarded():
-            run = await self._client.get(self._named("starting"))
-        return run.decode() if run else None
+        return await self._text("starting")
 
     async def release(self) -> None:
         """Take back what `claim` said."""
@@ -164,13 +169,18 @@ class Reader:
 
     async def note(self, run: str, text: str) -> None:
         """Keep for a day what became of a run that the ledger knows nothing of."""
-        async with self._guarded():
-            await self._client.set(self._named(f"run:{run}"), text, ex=86_400)
+        async with self._pipeline() as pipe:
+            pipe.hset(self._named(f"run:{run}"), "text", text)
+            pipe.expire(self._named(f"run:{run}"), 86_400)
+            await pipe.execute()
 
     async def noted(self, run: str) -> str | None:
         """Return what `note` has kept."""
+        return await self._text(f"run:{run}")
+
+    async def _text(self, name: str) -> str | None:
         async with self._guarded():
-            text = await self._client.get(self._named(f"run:{run}"))
+            text = await cast(Awaitable[Any], self._client.hget(self._named(name), "text"))
         return text.decode() if text else None
 
     def _decoded(

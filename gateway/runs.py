@@ -19,6 +19,7 @@ from pipeline.registry.ledger import Ledger, PastRun
 # How long a run takes, at most, from its start to the lock of its project.
 _START_SECONDS = 60
 _BUSY = 75
+_OWN_VARIABLES = ("JWT_SECRET", "PROMETHEUS_MULTIPROC_DIR")
 
 
 class Runs:
@@ -40,7 +41,7 @@ class Runs:
             raise _busy(str(holder) if holder else None)
         command = [sys.executable, str(REPOSITORY / "materialize_features.py"), "run", "--run-id", run]
         command += ["--log-format", "json", *(["--force"] if force else [])]
-        environment = {name: value for name, value in os.environ.items() if name != "JWT_SECRET"}
+        environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
         try:
             process = await asyncio.create_subprocess_exec(
                 *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True

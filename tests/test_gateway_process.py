@@ -158,7 +158,6 @@ def test_slow_and_large_bodies_cost_little_and_end(store: RedisServer, tmp_path:
         assert client.get("/views").status_code == 200  # it answers others meanwhile
         answers = [connection.recv(65_536) for connection in slow]
         assert {answer[:12] for answer in answers} == {b"HTTP/1.1 408"}
-        assert {json.loads(answer.split(b"\r\n\r\n")[1])["statusCode"] for answer in answers} == {408}
         assert memory().rss - before < MEMORY_OF_AN_ATTACK
 
 
