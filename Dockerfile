@@ -15,9 +15,11 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin dcmms-feature
     && install --directory --owner 10001 --group 10001 /var/lib/dcmms-feature-store
 WORKDIR /opt/dcmms-feature-store
 COPY --from=packages /opt/dcmms-feature-store/.venv .venv
-COPY feature_store.yaml entities.py data_sources.py materialize_features.py .feastignore ./
+COPY feature_store.yaml entities.py data_sources.py materialize_features.py settings_file.py .feastignore ./
 COPY features features
 COPY pipeline pipeline
+COPY serving serving
+COPY gateway gateway
 COPY deploy/feature_store.yaml deploy/feature_store.yaml
 # The settings come from the environment: there is no .env in the image.
 ENV PATH="/opt/dcmms-feature-store/.venv/bin:$PATH" \

@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs deploy-tools \
-	test-manifests image-test \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs gateway \
+	deploy-tools test-manifests image-test \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -52,6 +52,9 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
 
+gateway: $(INSTALLED) ## the dCMMS endpoints on the local stack's features; ARGS="--port 3000 --workers 2"
+	@$(BIN)/python -m gateway $(ARGS)
+
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -82,7 +85,7 @@ lint-sql: $(INSTALLED)
 		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
 	@$(BIN)/sqlfluff lint --dialect duckdb pipeline/snapshots/as_of_join.sql pipeline/snapshots/features_of.sql
 
-types: $(INSTALLED) ## the types of features/, pipeline/ and the command, strictly
+types: $(INSTALLED) ## the types of all but tests, dev and benchmarks, strictly
 	@$(BIN)/mypy
 
 # Versions stay as they are locked where the requirements still allow them. Every platform's hashes, and no address.

@@ -14,12 +14,13 @@ from rich.console import Console
 from benchmarks.extraction import measure_fleets
 from benchmarks.history import measure_history
 from benchmarks.publishing import VIEW, measure_publishing
+from benchmarks.reads import measure_reads
 from benchmarks.report import write_report
 from benchmarks.serving import measure_serving
 from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
-SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "history": None}
+SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None, "history": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,6 +74,7 @@ def main(
             "fleets": lambda: measure_fleets(list(assets), runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
             "history": lambda: measure_history(say),
+            "reads": lambda: measure_reads(say),
         }
         for part in parts or SIZES:
             figures[part] = _replaced(figures.get(part, []), measure[part](), SIZES[part])

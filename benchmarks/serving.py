@@ -97,13 +97,13 @@ def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
     return json.loads(output.splitlines()[-1])
 
 
-def _wait_until_healthy(port: int) -> None:
+def _wait_until_healthy(port: int, path: str = "/health") -> None:
     import requests
 
     deadline = time.monotonic() + 60
     while True:
         try:
-            if requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok:
+            if requests.get(f"http://127.0.0.1:{port}{path}", timeout=2).ok:
                 return
         except requests.ConnectionError:
             if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,6 +171,12 @@ def test_newer_online_values_of_another_run_stay_and_that_is_said(environment: D
     assert "not published: the online store has newer values of 2 of 2 rows" in result.stderr
     assert "snapshot only" in result.stdout
     assert state(environment, redis)[1] == online
+    run_id = str(uuid.uuid4())
+    result = invoke("--as-of", "2026-03-11T09:00:00Z", "--force", "--run-id", run_id)
+    assert (result.exit_code, "snapshot only" in result.stdout) == (0, False)
+    forced = state(environment, redis)[1]
+    assert forced.keys() == online.keys() and forced != online
+    assert run_id[:8] in invoke("status").stdout
 
 
 def test_no_online_dry_run_view_and_quiet(environment: Dcmms, redis: RedisServer) -> None:

@@ -16,6 +16,7 @@ from feast.cli.serve import serve_command
 
 from dev.servers import PostgresServer, RedisServer
 from features.services import predictive_maintenance_v1
+from gateway.settings import GatewaySettings
 from materialize_features import cli
 from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
@@ -139,7 +140,7 @@ def test_env_example_has_every_setting_and_no_other() -> None:
     text = ENV_EXAMPLE.read_text()
     named = re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", text, re.MULTILINE)
     assert len(named) == len(set(named))
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for kind in (Settings, GatewaySettings) for name in kind.model_fields}
     assert set(named) == settings | NO_SETTINGS | variables_of(PRODUCTION)
 
 
@@ -149,7 +150,8 @@ def test_env_example_is_loaded_as_it_stands_and_tells_the_defaults(monkeypatch: 
     settings = Settings(_env_file=ENV_EXAMPLE)
     assert settings.clickhouse_host == "https://clickhouse.dcmms.example:8443"
     told = dict(re.findall(r"^# ([A-Z_]+)='(.*)'$", ENV_EXAMPLE.read_text(), re.MULTILINE))
-    defaults = {name.upper(): str(field.default) for name, field in Settings.model_fields.items()}
+    fields = Settings.model_fields | GatewaySettings.model_fields
+    defaults = {name.upper(): str(field.default) for name, field in fields.items()}
     assert {name: value for name, value in told.items() if name not in NO_SETTINGS} == {
         name: defaults[name] for name in told if name not in NO_SETTINGS
     }

@@ -20,7 +20,9 @@ class WithoutSecrets(logging.Filter):
         return True
 
 
-class _JsonFormatter(JsonFormatter):
+class JsonLines(JsonFormatter):
+    """JSON objects, without passwords in stack traces either."""
+
     def formatException(self, exc_info: Any) -> str:
         return redacted(str(super().formatException(exc_info)))
 
@@ -58,7 +60,7 @@ def write_to(path: Path) -> None:
 
 def _write_json(handler: logging.Handler) -> None:
     handler.setFormatter(
-        _JsonFormatter("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
+        JsonLines("{levelname}{message}", style="{", rename_fields={"levelname": "level"}, timestamp="time")
     )
     handler.addFilter(WithoutSecrets())
     logger.addHandler(handler)

@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -14,6 +14,8 @@ from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
 from pipeline.base.errors import PipelineError, keep_secret
 from settings_file import in_environment, settings_file
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -119,13 +121,18 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process.
+    """Return the settings of this process; raises as `read_settings`."""
+    return read_settings(Settings)
+
+
+def read_settings(kind: type[Kind]) -> Kind:
+    """Return settings of the class `kind`, from the environment and the settings file.
 
     Raises `PipelineError`, one line that names every variable that is missing or malformed, and no value of any.
     """
     try:
         with in_environment():
-            return Settings(_env_file=None)
+            return kind(_env_file=None)
     except ValidationError as error:
         faults = "; ".join(_fault(detail) for detail in error.errors())
         raise PipelineError(

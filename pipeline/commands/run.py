@@ -3,6 +3,7 @@
 import sys
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import click
 
@@ -45,6 +46,8 @@ rejected a view; 3 neither, but a view that was rolled back is on hold; 64 wrong
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write Prometheus metrics here, for node-exporter's textfile collector: NAME.prom.",
 )
+@click.option("--force", is_flag=True, help="Publish over online values that are not older.")
+@click.option("--run-id", type=click.UUID, help="The id of the run in the ledger; by default a new one.")
 @options.timeout_option()
 @options.log_format_option
 @options.log_file_option
@@ -56,8 +59,10 @@ def run(
     engine: str,
     dry_run: bool,
     accept_drop: bool,
+    force: bool,
     wait: float | None,
     metrics_file: Path | None,
+    run_id: UUID | None,
     quiet: bool,
 ) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
@@ -80,8 +85,10 @@ def run(
                 push=not no_online,
                 engine=engine,
                 accept_drop=accept_drop,
+                force=force,
                 wait=wait,
                 metrics_file=metrics_file,
+                run_id=run_id,
                 progress=progress,
             )
     console.summary(results, as_of)

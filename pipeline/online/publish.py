@@ -46,14 +46,15 @@ def publish(
     path: Path,
     *,
     engine: str = ENGINE_REDIS,
+    force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Published:
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays. `progress` is told the rows done so far. Raises `PipelineError` where the online store fails,
-    or has something else than a row under a key: each row then has either its old or its new values, how many is said,
-    and publishing again completes it.
+    later instant stays, unless `force`. `progress` is told the rows done so far. Raises `PipelineError` where the online
+    store fails, or has something else than a row under a key: each row then has either its old or its new values, how
+    many is said, and publishing again completes it.
     """
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
@@ -61,9 +62,10 @@ def publish(
         attempts()(record, store, name, as_of)
         return Published(rows=open_snapshot(path).metadata.num_rows)
     fault_point("online: before")
-    written = _write(store, view, as_of, path, progress)
+    over = LATEST if force else None
+    written = _write(store, view, as_of, path, over, progress)
     fault_point("online: written")
-    removed = attempts()(redis_engine.remove_departed, store, view, as_of, path)
+    removed = attempts()(redis_engine.remove_departed, store, view, over or as_of, path, scan=force)
     fault_point("online: departed removed")
     if written.refused:
         names = ", ".join(redis_engine.readable_ids(store, view, written.refused))
@@ -93,7 +95,12 @@ def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path) -> Pub
 
 
 def _write(
-    store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, progress: Callable[[int], None]
+    store: FeatureStore,
+    view: FeatureView,
+    as_of: datetime,
+    path: Path,
+    over: datetime | None,
+    progress: Callable[[int], None],
 ) -> Written:
     """Write the rows; where that breaks off, the error says how far the best attempt has come."""
     done = 0
@@ -104,7 +111,7 @@ def _write(
         progress(rows)
 
     try:
-        return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=told)
+        return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=over, progress=told)
     except PipelineError as error:
         total = open_snapshot(path).metadata.num_rows
         # where the connection broke, Redis may have written more than it could confirm

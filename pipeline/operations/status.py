@@ -1,5 +1,6 @@
 """How fresh the online features are, and what the last runs did."""
 
+import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -143,15 +144,27 @@ def _age_of(
     return ViewAge(view, online, recorded, publication, now, limit)
 
 
+def busy_run(store: FeatureStore) -> tuple[bool, uuid.UUID | None]:
+    """Return whether somebody holds the lock of the project, and the run in the ledger, if it is one."""
+    alive = _alive(store)
+    run = next((run for run in Ledger(store).last_runs(1) if run.outcome == RUNNING and run.backend_pid == alive), None)
+    return alive is not None, run.run_id if run and alive is not None else None
+
+
 def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
     """Return `runs`, those as `died` that have not ended and whose session does not hold the lock any more."""
+    alive = _alive(store)
+    return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
+
+
+def _alive(store: FeatureStore) -> int | None:
+    """Return the session that holds the lock of the project."""
     try:
         with registry_engine(store).connect() as connection:
             holder = lock_holder(connection, store.project)
     except SQLAlchemyError as error:
         raise registry_error(error) from error
-    alive = holder.backend_pid if holder else None
-    return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
+    return holder.backend_pid if holder else None
 
 
 def _views_table(views: list[ViewAge]) -> Table:

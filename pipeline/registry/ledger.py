@@ -129,6 +129,15 @@ class Ledger:
         with self._transaction() as connection:
             return [PastRun(**row._mapping) for row in connection.execute(rows)] if _exists(connection) else []
 
+    def find(self, run_id: uuid.UUID) -> PastRun | None:
+        """Return a run of the project, None where the ledger does not have it."""
+        row = select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__)).where(
+            RUNS.c.project == self._project, RUNS.c.run_id == run_id
+        )
+        with self._transaction() as connection:
+            found = connection.execute(row).one_or_none() if _exists(connection) else None
+        return PastRun(**found._mapping) if found else None
+
     def last_publications(self) -> dict[str, Publication]:
         """Return the last publication of each view that was ever online."""
         view = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view", joins_implicitly=True)

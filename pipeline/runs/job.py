@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID, uuid4
 
 from feast import FeatureStore
 
@@ -32,17 +33,19 @@ def run_job(
     push: bool = True,
     engine: str = ENGINE_REDIS,
     accept_drop: bool = False,
+    force: bool = False,
     wait: float | None = None,
     metrics_file: Path | None = None,
+    run_id: UUID | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[ViewResult]:
     """Materialize `views` as of `as_of`, alone in the project, and return a result each.
 
-    `engine` and `accept_drop` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
+    `engine`, `accept_drop` and `force` are as in `materialize`, `wait` as in `one_at_a_time`. Without `push` nothing is
     published, and a registry out of reach, which has the lock and the ledger, is only a warning. Raises `PipelineError`
     where no view could even be tried.
     """
-    run = Run(as_of, views)
+    run = Run(as_of, views, run_id or uuid4())
     logs.tag(run_id=run.run_id)
     with measured(run, metrics_file):
         settings = load_settings()
@@ -62,6 +65,7 @@ def run_job(
                 push=push,
                 engine=engine,
                 accept_drop=accept_drop,
+                force=force,
                 lock=lock,
                 progress=progress,
                 results=run.results,

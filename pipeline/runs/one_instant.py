@@ -65,6 +65,7 @@ def materialize(
     engine: str = ENGINE_REDIS,
     dry_run: bool = False,
     accept_drop: bool = False,
+    force: bool = False,
     lock: RunLock | None = None,
     progress: Progress = lambda *_: None,
     results: dict[str, ViewResult] | None = None,
@@ -78,10 +79,11 @@ def materialize(
     one that the quality gate holds back; its `rejected` rows go into quarantine, as do a few of one that it lets pass.
     With `accept_drop` a view may have fewer rows and known values than before. Without `store` or `push` nothing is
     published, with `dry_run` nothing is written. Nothing is published either once `lock` is lost. `engine`, one of
-    `pipeline.base.views.ENGINES`, does the publishing. A dictionary given as `results` holds the results of now at any
-    time. Raises `ClockError` where `as_of` is in the future of PostgreSQL.
+    `pipeline.base.views.ENGINES`, does the publishing, with `force` over newer values, too. A dictionary given as
+    `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the future of PostgreSQL.
     """
     work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
+    work.force = force
     with retrying_for(settings.retry_seconds):
         if not dry_run:
             work.prepare(store, push=push, accept_drop=accept_drop)
@@ -108,6 +110,7 @@ class _Materialization:
         self.settings = settings
         self.as_of = as_of
         self.views = views
+        self.force = False
         self.engine = engine
         self.lock = lock
         self.progress = progress
@@ -321,6 +324,7 @@ class _Materialization:
             self.as_of,
             snapshot_path(self.settings.feature_data_dir, view, self.as_of),
             engine=self.engine,
+            force=self.force,
             progress=lambda done: self.progress(view, "publishing", done / max(rows, 1)),
         )
         if done.removed:

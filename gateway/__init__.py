@@ -1,0 +1,1 @@
+"""The dCMMS endpoints: features over HTTP as dCMMS's clients know them."""

@@ -1,0 +1,155 @@
+"""The rows of a feature service as Redis holds them, and what they are in JSON.
+
+Compiled once from what is registered; then a row is decoded by lookups and one `struct` per number format. A value
+that is not as its feature is registered, of another writer, is read as the protobuf that it is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import chain, repeat
+from operator import itemgetter
+from struct import Struct
+from typing import Any
+
+from feast import FeatureStore, Field
+from feast.infra.online_stores.helpers import _mmh3
+from feast.infra.online_stores.redis import _versioned_fv_name
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import feast_value_type_to_python_type
+from feast.types import FeastType, Float32, Float64
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pipeline.base.views import ASSETS
+from serving.online_store import string_keys
+
+PRESENT, NOT_FOUND, EXPIRED, PARTIAL = "present", "not_found", "expired", "partial"
+TENANT = "tenant_id"
+
+Row = Mapping[bytes, bytes]
+# The tag of a serialized Value, and one of NULL: not a number, which is null in JSON.
+_FORMATS: dict[FeastType, tuple[bytes, str, bytes]] = {
+    Float32: (b"\x35", "f", b"\x35\x00\x00\xc0\x7f"),
+    Float64: (b"\x29", "d", b"\x29\x00\x00\x00\x00\x00\x00\xf8\x7f"),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of the service: what of it the service has, and until when its newest snapshot counts as published."""
+
+    name: str
+    description: str
+    features: Sequence[Field]
+    stamp_field: bytes
+    ttl_seconds: float | None
+    as_of: datetime | None
+
+
+class Layout:
+    """The rows of one feature service."""
+
+    def __init__(self, project: str, views: Sequence[View], fields: Mapping[str, Mapping[str, bytes]]) -> None:
+        self.views = views
+        self.tenant_field = _mmh3(f"{ASSETS}:{TENANT}")
+        self._project = project
+        features = [(view.name, feature) for view in views for feature in view.features]
+        self.names = [feature.name for _, feature in features]
+        groups: dict[FeastType | None, list[int]] = {dtype: [] for dtype in (*_FORMATS, None)}
+        for place, (_, feature) in enumerate(features):
+            groups[feature.dtype if feature.dtype in _FORMATS else None].append(place)
+        hashed = [fields[view][feature.name] for view, feature in features]
+        self._numbers = [_Numbers(dtype, [hashed[place] for place in groups[dtype]]) for dtype in _FORMATS]
+        self._others = [hashed[place] for place in groups[None]]
+        decoded = list(chain.from_iterable(groups.values()))
+        self._in_order = itemgetter(*sorted(range(len(decoded)), key=decoded.__getitem__))
+        ends = [sum(len(view.features) for view in views[: number + 1]) for number in range(len(views))]
+        self._slices = [slice(end - len(view.features), end) for view, end in zip(views, ends, strict=True)]
+        self.nothing: dict[str, Any] = {"features": dict.fromkeys(self.names), "status": NOT_FOUND, "asOf": {}}
+
+    def keys(self, ids: Iterable[str]) -> list[bytes]:
+        """Return the Redis keys of assets."""
+        return string_keys(self._project, "asset_id", ids)
+
+    def decoded(self, row: Row, now: float) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the features of an asset with their status at `now`, seconds since 1970, and the status per view."""
+        statuses, as_of = [], {}
+        for view in self.views:
+            stamp = row.get(view.stamp_field)
+            if stamp is None:
+                statuses.append(NOT_FOUND)
+                continue
+            seconds, as_of[view.name] = _instant(stamp)
+            is_old = view.ttl_seconds is not None and now - seconds > view.ttl_seconds
+            statuses.append(EXPIRED if is_old else PRESENT)
+        if PRESENT not in statuses:
+            status = EXPIRED if EXPIRED in statuses else NOT_FOUND
+            return self.nothing | {"status": status, "asOf": as_of}, tuple(statuses)
+        floats, doubles = self._numbers
+        others = map(_parsed, map(row.get, self._others, repeat(b"")))
+        ordered = self._in_order((*floats.decoded(row), *doubles.decoded(row), *others))
+        status = PRESENT
+        if statuses.count(PRESENT) < len(statuses):
+            status, ordered = PARTIAL, list(ordered)
+            for part, of_view in zip(self._slices, statuses, strict=True):
+                if of_view != PRESENT:
+                    ordered[part] = repeat(None, part.stop - part.start)
+        features = dict(zip(self.names, ordered, strict=True))
+        return {"features": features, "status": status, "asOf": as_of}, tuple(statuses)
+
+
+class _Numbers:
+    """The features of one number format: all of a row are unpacked at once."""
+
+    def __init__(self, dtype: FeastType, fields: Sequence[bytes]) -> None:
+        tag, code, self._null = _FORMATS[dtype]
+        self._fields = fields
+        self._struct = Struct("<" + f"x{code}" * len(fields))
+        self._size = len(self._null)
+        self._tags = tag * len(fields)
+
+    def decoded(self, row: Row) -> Iterable[Any]:
+        found = list(map(row.get, self._fields, repeat(b"")))
+        data = b"".join([value or self._null for value in found])
+        # Every value is as long as the others and of this format, or one of them is another writer's.
+        if len(data) == self._struct.size and data[:: self._size] == self._tags:
+            return self._struct.unpack(data)
+        return map(_parsed, found)
+
+
+def compiled(store: FeatureStore, service: str) -> Layout:
+    """Return the layout of a registered feature service.
+
+    Raises what Feast raises where the registry is out of reach or the service or one of its views is not registered.
+    """
+    views, fields = [], {}
+    for projection in store.get_feature_service(service).feature_view_projections:
+        view = store.get_feature_view(projection.name)
+        stored = _versioned_fv_name(view, store.config)
+        fields[view.name] = {feature.name: _mmh3(f"{stored}:{feature.name}") for feature in projection.features}
+        views.append(
+            View(
+                view.name,
+                view.description,
+                projection.features,
+                f"_ts:{stored}".encode(),
+                view.ttl.total_seconds() if view.ttl else None,
+                view.most_recent_end_time,
+            )
+        )
+    return Layout(store.project, views, fields)
+
+
+@lru_cache(4096)
+def _instant(stamp: bytes) -> tuple[float, str]:
+    """Return a serialized `Timestamp` in seconds since 1970, and in ISO 8601."""
+    read = Timestamp.FromString(stamp)
+    instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=read.seconds, microseconds=read.nanos // 1000)
+    return instant.timestamp(), instant.isoformat().replace("+00:00", "Z")
+
+
+@lru_cache(4096)
+def _parsed(value: bytes) -> Any:
+    """Return a serialized `Value` as Python has it, None for NULL."""
+    return feast_value_type_to_python_type(Value.FromString(value)) if value else None

@@ -1,0 +1,266 @@
+"""Reading features from Redis, and counting requests there: the part of the gateway that waits for a server."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import Counter as Counts
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, cast
+
+from feast import FeatureStore
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
+from prometheus_client import Counter, Gauge
+from redis import RedisError
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway.auth import Caller
+from gateway.errors import ApiError, unavailable
+from gateway.layout import NOT_FOUND, Layout, Row, compiled
+from pipeline.base.errors import first_line
+
+logger = logging.getLogger(__name__)
+
+LOOKUPS = Counter(
+    "gateway_lookups", "Assets that were asked for, by view and whether it had values.", ["view", "status"]
+)
+AGE = Gauge(
+    "gateway_values_age_seconds", "Age of the published values of a view.", ["view"], multiprocess_mode="mostrecent"
+)
+
+# KEYS: rows. ARGV: a field. Returns its value of each row.
+_FIELD_OF_EACH = """
+local values = {}
+for i, key in ipairs(KEYS) do values[i] = redis.call('HGET', key, ARGV[1]) end
+return values
+"""
+# KEYS: where the run that starts is noted. ARGV: a run, and for how long. Returns the run that is noted already.
+_CLAIM = """
+local other = redis.call('HGET', KEYS[1], 'text')
+if other then return other end
+redis.call('HSET', KEYS[1], 'text', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
+
+class Reader:
+    """The online store as the gateway reads it, by the definitions that are registered now."""
+
+    def __init__(self, store: FeatureStore, service: str, requests_per_minute: int, age_limit: timedelta) -> None:
+        self._store = store
+        self._service = service
+        self._limit = requests_per_minute
+        self._age_limit = age_limit
+        self._client, self._timeout = _client(store)
+        self._sample: bytes | None = None
+        self.layout = compiled(store, service)
+
+    async def keep_up(self, seconds: float) -> None:
+        """Compile the layout anew every so often, for good; while that fails the last one stays."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception as error:  # Feast, SQLAlchemy and its driver each raise their own kinds
+                logger.warning("the registry cannot be read, its last definitions stay: %s", first_line(error))
+
+    def refresh(self) -> None:
+        """Compile the layout anew."""
+        self._store.refresh_registry()  # type: ignore[no-untyped-call]
+        self.layout = compiled(self._store, self._service)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def count(self, caller: Caller) -> None:
+        """Count one request of `caller`; raises `ApiError` 429 where it has made too many in this minute."""
+        async with self._pipeline() as pipe:
+            self._add_count(pipe, caller)
+            counted, *_ = await pipe.execute(raise_on_error=False)
+        self._check_count(counted)
+
+    async def features(self, ids: Sequence[str], caller: Caller) -> list[dict[str, Any]]:
+        """Return the features of assets in the order of their `ids`, of those that `caller` may see.
+
+        Raises `ApiError` 429 as `count` does, and 503 where Redis does not answer.
+        """
+        layout = self.layout
+        keys = layout.keys(map(str.lower, ids))
+        wanted = list(dict.fromkeys(keys))
+        tenant = None
+        async with self._pipeline() as pipe:
+            self._add_count(pipe, caller)
+            if caller.tenant:
+                # What is another tenant's takes no longer than what does not exist: of neither more than this is read.
+                tenant = b"\x12" + bytes([len(caller.tenant)]) + caller.tenant.encode()
+                pipe.eval(_FIELD_OF_EACH, len(wanted), *wanted, layout.tenant_field)
+                counted, _, tenants = await pipe.execute(raise_on_error=False)
+                self._check_count(counted)
+                (tenants,) = _without_errors([tenants])
+                wanted = [key for key, of in zip(wanted, tenants, strict=True) if of == tenant]
+            for key in wanted:
+                pipe.hgetall(cast(str, key))
+            found = await pipe.execute(raise_on_error=False) if wanted else []
+            if not caller.tenant:
+                counted, _, *found = found
+                self._check_count(counted)
+        rows = dict(zip(wanted, _without_errors(found), strict=True))
+        found_features = self._decoded(layout, rows, tenant, len(set(keys)))
+        return [
+            {"assetId": asset} | found_features.get(key, layout.nothing) for asset, key in zip(ids, keys, strict=True)
+        ]
+
+    async def fault(self) -> str | None:
+        """Return what keeps the gateway from answering with fresh features, None if nothing does.
+
+        Some asset is read, and the registry says when each view was published last.
+        """
+        layout = self.layout
+        try:
+            row = await self._row(self._sample)
+            if not row:
+                self._sample = await self._any_key(layout)
+                row = await self._row(self._sample)
+        except (RedisError, OSError) as error:
+            return f"Redis does not answer: {first_line(error)}"
+        if not row or layout.decoded(row, 0.0)[0]["status"] == NOT_FOUND:
+            return "there are no features online"
+        ages = self.ages()
+        if old := [view for view, age in ages.items() if age is None or age > self._age_limit]:
+            return f"the values of {', '.join(old)} are too old"
+        return None
+
+    async def _row(self, key: bytes | None) -> Row:
+        if key is None:
+            return {}
+        async with asyncio.timeout(self._timeout):
+            return await cast(Awaitable[Row], self._client.hgetall(cast(str, key)))
+
+    def ages(self) -> dict[str, timedelta | None]:
+        """Return the age of the published values of each view, None where there are none; the metrics tell it, too."""
+        ages: dict[str, timedelta | None] = {}
+        for view in self.layout.views:
+            ages[view.name] = age = datetime.now(UTC) - view.as_of if view.as_of else None
+            if age is not None:
+                AGE.labels(view.name).set(age.total_seconds())
+        return ages
+
+    async def claim(self, run: str, seconds: int) -> str | None:
+        """Say to all gateways that `run` is about to start; return the run that another one has said so of."""
+        async with self._guarded():
+            other = await cast(Awaitable[Any], self._client.eval(_CLAIM, 1, self._named("starting"), run, str(seconds)))
+        return other.decode() if other else None
+
+    async def starting(self) -> str | None:
+        """Return the run that is about to start."""
+        return await self._text("starting")
+
+    async def release(self) -> None:
+        """Take back what `claim` said."""
+        async with self._guarded():
+            await self._client.delete(self._named("starting"))
+
+    async def note(self, run: str, text: str) -> None:
+        """Keep for a day what became of a run that the ledger knows nothing of."""
+        async with self._pipeline() as pipe:
+            pipe.hset(self._named(f"run:{run}"), "text", text)
+            pipe.expire(self._named(f"run:{run}"), 86_400)
+            await pipe.execute()
+
+    async def noted(self, run: str) -> str | None:
+        """Return what `note` has kept."""
+        return await self._text(f"run:{run}")
+
+    async def _text(self, name: str) -> str | None:
+        async with self._guarded():
+            text = await cast(Awaitable[Any], self._client.hget(self._named(name), "text"))
+        return text.decode() if text else None
+
+    def _decoded(
+        self, layout: Layout, rows: dict[bytes, Any], tenant: bytes | None, asked: int
+    ) -> dict[bytes, dict[str, Any]]:
+        """Return the features of the rows that belong to `tenant`, and count what was found of the assets asked for."""
+        at, decoded = time.time(), {}
+        found = Counts[tuple[str, ...]]()
+        for key, row in rows.items():
+            # It may have changed hands since it was asked whose it is.
+            if row and (tenant is None or row.get(layout.tenant_field) == tenant):
+                decoded[key], statuses = layout.decoded(row, at)
+                found[statuses] += 1
+        found[(NOT_FOUND,) * len(layout.views)] += asked - len(decoded)
+        for statuses, number in found.items():
+            for view, status in zip(layout.views, statuses, strict=True):
+                LOOKUPS.labels(view.name, status).inc(number)
+        return decoded
+
+    def _add_count(self, pipe: Pipeline, caller: Caller) -> None:
+        # Hashed: an id may hold anything.
+        digest = hashlib.blake2b(caller.id.encode(), digest_size=16).hexdigest()
+        name = self._named(f"requests:{int(time.time()) // 60}:{digest}")
+        pipe.incr(name)
+        pipe.expire(name, 120)
+
+    def _check_count(self, counted: object) -> None:
+        if isinstance(counted, Exception):  # a full Redis counts nothing and reads all the same
+            logger.warning("requests are not counted: %s", first_line(counted))
+        elif cast(int, counted) > self._limit:
+            raise ApiError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"more than {self._limit} requests in a minute",
+                {"Retry-After": str(60 - int(time.time()) % 60)},
+            )
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except (RedisError, OSError) as error:
+            logger.warning("Redis: %s", first_line(error))
+            raise unavailable("the online store does not answer") from None
+
+    @asynccontextmanager
+    async def _pipeline(self) -> AsyncIterator[Pipeline]:
+        async with self._guarded(), self._client.pipeline(transaction=False) as pipe:
+            yield pipe
+
+    def _named(self, name: str) -> str:
+        # It ends like all keys of the project, for Redis' access control.
+        return f"gateway:{name}:{self._store.project}"
+
+    async def _any_key(self, layout: Layout) -> bytes | None:
+        (nobody,) = layout.keys([""])
+        head = nobody[: -len(self._store.project.encode()) - 4]
+        async for key in self._client.scan_iter(count=1000):
+            if key.startswith(head):
+                return cast(bytes, key)
+        return None
+
+
+def _client(store: FeatureStore) -> tuple[Redis, float | None]:
+    """Return a client of the online store, and how many seconds a request may wait for its answers.
+
+    It fails at once, where its own attempts would take seconds. Waiting is limited as a whole: the client itself would
+    set a timer for each reply.
+    """
+    online = store.config.online_store
+    if online.redis_type != RedisType.redis:
+        raise ValueError(f"the gateway does not read from a {online.redis_type.value}")
+    (node,), options = RedisOnlineStore._parse_connection_string(online.connection_string)
+    # One more attempt, for a connection that has been closed since it was used last.
+    timeout = options.pop("socket_timeout", None)
+    return Redis(host=node["host"], port=int(node["port"]), **options, retry=Retry(NoBackoff(), 1)), timeout
+
+
+def _without_errors(found: list[Any]) -> list[Any]:
+    for answer in found:
+        if isinstance(answer, Exception):
+            raise answer
+    return found

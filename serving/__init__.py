@@ -1,0 +1,1 @@
+"""A faster online store for stock Feast."""
