@@ -52,9 +52,9 @@ def publish(
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays, unless `force`. `progress` is told the rows done so far. Raises `PipelineError` where the online
-    store fails, or has something else than a row under a key: each row then has either its old or its new values, how
-    many is said, and publishing again completes it.
+    later instant stays, unless `force`. `progress` is told the rows done so far. Raises `PipelineError` where the
+    online store fails, or has something else than a row under a key: each row then has either its old or its new
+    values, how many is said, and publishing again completes it.
     """
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:

@@ -16,9 +16,13 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
-from pipeline.snapshots.files import file_name, has_snapshot_name, snapshot_files, snapshots, take_apart
+from pipeline.snapshots.exchange import sharing
+from pipeline.snapshots.files import file_name, file_of, has_snapshot_name, snapshots, take_apart
 from pipeline.snapshots.parquet import write_parquet
-from pipeline.snapshots.quality import NAMED, BrokenRule
+from pipeline.snapshots.quality import BrokenRule
+
+# So many rules, and assets of each, are named in a message.
+_NAMED = 3
 
 
 def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -49,14 +53,13 @@ def move_newer(data_dir: Path, view: str, as_of: datetime) -> int:
 
     Raises `PipelineError` where a folder cannot be written; what is there then is whole, in one place or the other.
     """
-    first = as_of + timedelta(microseconds=1)
-    for begins, ends, file in list(snapshot_files(data_dir, view, first)):
-        if begins < ends:  # of a day or month
-            take_apart(file)
-    newer = list(snapshots(data_dir, view, first))
+    newer = list(snapshots(data_dir, view, first=as_of + timedelta(microseconds=1)))
     for path in newer:
+        if not path.is_file() and (file := file_of(path)):
+            take_apart(file)  # that of a day or month, maybe with the snapshot of the instant itself
         try:
-            shutil.move(path, free_path(path, data_dir, view))
+            with sharing(data_dir):
+                shutil.move(path, free_path(path, data_dir, view))
         except OSError as error:
             raise PipelineError(f"{path} cannot be moved to {quarantine_folder(data_dir, view)}: {error}") from error
         fault_point("rollback: moved")
@@ -117,8 +120,8 @@ def few_in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | 
 
 
 def _rules(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> str:
-    more = f" (rules broken besides: {len(broken) - NAMED})" if len(broken) > NAMED else ""
-    return "; ".join(_rule(snapshot, rule) for rule in broken[:NAMED]) + more
+    more = f" (rules broken besides: {len(broken) - _NAMED})" if len(broken) > _NAMED else ""
+    return "; ".join(_rule(snapshot, rule) for rule in broken[:_NAMED]) + more
 
 
 def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
@@ -130,7 +133,7 @@ def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
 
 
 def _listed(keys: pa.Array | pa.ChunkedArray) -> str:
-    return ", ".join(map(str, keys[:NAMED].to_pylist()))
+    return ", ".join(map(str, keys[:_NAMED].to_pylist()))
 
 
 def _kept_in(path: Path | None) -> str:
