@@ -22,8 +22,8 @@ recent_telemetry_features = FeatureView(
     source=snapshots_of("recent_telemetry_features"),
     description="The last day of every existing asset with telemetry in the last 90 d, beside its own month.",
     owner="ml-platform@dcmms.example",
-    tags={"sql": "features/recent_telemetry_features.sql", "engine": "clickhouse"},
-    # As in telemetry_features, measurements have no range.
+    tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse"},
+    # One pass over the buckets gives both views. As in telemetry_features, measurements have no range.
     schema=[
         ASSET_ID,
         *(
