@@ -51,11 +51,12 @@ recent_telemetry_features = FeatureView(
         feature(
             "power_ratio_1d_vs_30d", Float32, "1", "Mean power of a day over that of 30 d; NULL if that is not above 0"
         ),
+        feature("temperature_shift_1d_vs_30d", Float32, "°C", "Mean temperature of the last day less that of 30 d"),
         feature(
-            "temperature_shift_1d_vs_30d", Float32, "°C", "Mean temperature of the last day less that of 30 d"
-        ),
-        feature(
-            "zero_power_hours_1d", Float32, "hours", "Hours of the last day's buckets with an average power of at most 0"
+            "zero_power_hours_1d",
+            Float32,
+            "hours",
+            "Hours of the last day's buckets with an average power of at most 0",
         ),
     ],
 )

@@ -46,8 +46,8 @@ predictive_maintenance_v1 = FeatureService(
     tags={"model": "predictive_maintenance", "version": "1"},
 )
 
-# Version 2 has the features of version 1, how alarms come and what their rules led to, and the last day beside the month.
-# It takes up whatever the views declare.
+# Version 2 has the features of version 1, how alarms come and what their rules led to, and the last day beside the
+# month. It takes up whatever the views declare.
 predictive_maintenance_v2 = FeatureService(
     name="predictive_maintenance_v2",
     features=[

@@ -131,9 +131,7 @@ class Dcmms:
             [{"work_order_id": work_order, "task_order": 1, "title": "Task", "completed_at": completed_at}],
         )
 
-    def alert(
-        self, asset: UUID | None, triggered_at: datetime | str, severity: str = "high", **columns: Any
-    ) -> None:
+    def alert(self, asset: UUID | None, triggered_at: datetime | str, severity: str = "high", **columns: Any) -> None:
         """Insert an active alert without a rule."""
         plain = {
             "tenant_id": TENANT,

@@ -191,7 +191,7 @@ def test_as_of_is_now_by_default(environment: Dcmms) -> None:
         (["--as-of", "9999-12-31T23:59:59-14:00"], {}, "is before 1970 or after 9999"),
         (["--vieww", "x"], {}, "No such option"),
         (["forecast"], {}, "No such command"),
-        (["--view", "assets"], {}, "the views are asset_features, telemetry_features, work_order_features"),
+        (["--view", "assets"], {}, "the views are alarm_features, asset_features, recent_telemetry_features, telemetry_features, work_order_features"),
         ([], {"DATABASE_URL": None}, "DATABASE_URL is missing"),
         ([], {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, "DATABASE_URL is no postgresql://"),
         ([], {"CLICKHOUSE_DSN": None}, "CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing"),
@@ -343,7 +343,7 @@ def test_redis_down_fails_with_the_snapshot_kept(
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("asset_features, telemetry_features, work_order_features: Redis: ")
+    assert error.startswith(f"{', '.join(VIEWS)}: Redis: ")
     assert str(port) in error
     assert len(snapshots(environment)) == 3
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))

@@ -67,7 +67,9 @@ def _warnings(episodes: Episodes, rng: np.random.Generator) -> Alarms:
     severity = np.where(critical, "critical", rng.choice(["high", "medium", "low"], len(of), p=[0.35, 0.45, 0.2]))
     title = np.char.add(episodes.of_mode("title")[of], " out of range")
     heat, loss = (episodes.of_mode(sign)[of] for sign in ("heat", "loss"))
-    rule = np.select([heat >= 9, loss > 0.1], ["Temperature out of range", "Output out of range"], "Signal out of range")
+    rule = np.select(
+        [heat >= 9, loss > 0.1], ["Temperature out of range", "Output out of range"], "Signal out of range"
+    )
     triggered = episodes.begin[of] + grown * (episodes.event - episodes.begin)[of]
     return Alarms(episodes.asset[of], severity, title, rule, triggered)
 
