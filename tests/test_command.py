@@ -20,6 +20,7 @@ from materialize_features import cli
 from pipeline import REPOSITORY
 from pipeline.base.settings import load_settings
 from pipeline.base.specs import VIEWS, snapshot_schema
+from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
@@ -84,10 +85,7 @@ def snapshots(environment: Dcmms) -> list[str]:
 def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 0, result.output
-    assert snapshots(environment) == [
-        f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet"
-        for view in ("asset_features", "telemetry_features", "work_order_features")
-    ]
+    assert snapshots(environment) == [f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet" for view in VIEWS]
     for view in VIEWS:
         assert view in result.stdout
         path = next(environment.settings.feature_data_dir.glob(f"{view}/*/*.parquet"))
@@ -104,7 +102,7 @@ def test_same_instant_again_leaves_one_file_with_the_same_rows(environment: Dcmm
     invoke("--as-of", AS_OF)
     first = {view: read(environment, view) for view in VIEWS}
     assert invoke("run", "--as-of", "2026-03-11T12:00:00+02:00").exit_code == 0
-    assert len(snapshots(environment)) == 3
+    assert len(snapshots(environment)) == len(VIEWS)
     assert {view: read(environment, view) for view in VIEWS} == first
 
 
@@ -191,7 +189,7 @@ def test_as_of_is_now_by_default(environment: Dcmms) -> None:
         (["--as-of", "9999-12-31T23:59:59-14:00"], {}, "is before 1970 or after 9999"),
         (["--vieww", "x"], {}, "No such option"),
         (["forecast"], {}, "No such command"),
-        (["--view", "assets"], {}, "the views are alarm_features, asset_features, recent_telemetry_features, telemetry_features, work_order_features"),
+        (["--view", "assets"], {}, f"the views are {', '.join(VIEWS)}"),
         ([], {"DATABASE_URL": None}, "DATABASE_URL is missing"),
         ([], {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, "DATABASE_URL is no postgresql://"),
         ([], {"CLICKHOUSE_DSN": None}, "CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing"),
@@ -227,12 +225,13 @@ def test_postgres_down_keeps_telemetry_going(environment: Dcmms, monkeypatch: py
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("asset_features, work_order_features: PostgreSQL: connection to server at")
+    assert error.startswith(f"{', '.join(POSTGRES_VIEWS)}: PostgreSQL: connection to server at")
     assert str(port) in error
     assert "Check DATABASE_URL" in error
     assert PASSWORD not in result.output
     assert "assets and their capacities are those of the asset_features snapshot 20260311T090000Z" in result.stderr
-    assert len(snapshots(environment)) == 4
+    # of the instant before all of them, of this one those of telemetry
+    assert len(snapshots(environment)) == len(VIEWS) + len(CLICKHOUSE_VIEWS)
 
 
 def test_clickhouse_down_keeps_the_other_views_going(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,10 +241,10 @@ def test_clickhouse_down_keeps_the_other_views_going(environment: Dcmms, monkeyp
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("telemetry_features: ClickHouse dcmms_analytics at 127.0.0.1:")
+    assert error.startswith(f"{', '.join(CLICKHOUSE_VIEWS)}: ClickHouse dcmms_analytics at 127.0.0.1:")
     assert PASSWORD not in result.output
     assert "health_score is computed without its telemetry component" in result.stderr
-    assert [path.split("/")[0] for path in snapshots(environment)] == ["asset_features", "work_order_features"]
+    assert [path.split("/")[0] for path in snapshots(environment)] == list(POSTGRES_VIEWS)
 
 
 def test_snapshot_with_telemetry_is_not_replaced_by_one_without(
