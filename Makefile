@@ -79,8 +79,8 @@ lint-layers: $(INSTALLED)
 	@$(BIN)/lint-imports --no-logo --no-cache
 
 lint-sql: $(INSTALLED)
-	@$(BIN)/sqlfluff lint --dialect postgres features/asset_features.sql features/work_order_features.sql \
-		features/failure_within_7d.sql $$(ls features/shared/*.sql | grep -v /telemetry_)
+	@$(BIN)/sqlfluff lint --dialect postgres features/alarm_features.sql features/asset_features.sql \
+		features/work_order_features.sql features/failure_within_7d.sql $$(ls features/shared/*.sql | grep -v /telemetry_)
 	@$(BIN)/sqlfluff lint --dialect clickhouse features/telemetry_features.sql features/backfill/telemetry_features.sql \
 		features/shared/telemetry_*.sql pipeline/sources/sql/*.sql
 	@$(BIN)/sqlfluff lint --dialect duckdb pipeline/snapshots/as_of_join.sql pipeline/snapshots/features_of.sql

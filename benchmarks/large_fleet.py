@@ -36,12 +36,17 @@ from (
 insert into work_order_tasks (work_order_id, task_order, title, is_completed, completed_at)
 select id, 1, 'Task', true, created_at + interval '20 hours' from work_orders where status = 'completed';
 
-insert into alerts (tenant_id, site_id, asset_id, title, severity, status, triggered_at)
+insert into alerts (tenant_id, site_id, asset_id, title, severity, status, rule_id, triggered_at, resolved_at)
 select
     lpad('a', 32, '0')::uuid, lpad('0', 32, '0')::uuid, lpad(to_hex(n %% %(assets)s), 32, '0')::uuid, 'Alert',
     (array['critical', 'high', 'medium', 'low', 'info'])[1 + n / 3 %% 5]::alert_severity, 'active',
-    timestamp '2026-01-01' - (hashint4(n)::bigint + 2147483648) %% (400 * 86400) * interval '1 second'
-from generate_series(0, %(alerts)s - 1) as n;
+    case when n %% 10 > 0 then lpad(to_hex(n / 7 %% 2000), 32, '0')::uuid end, triggered_at,
+    case when n %% 50 > 0 then triggered_at + n %% 100 * interval '30 minutes' end
+from (
+    select n, timestamp '2026-01-01' - (hashint4(n)::bigint + 2147483648) %% (400 * 86400) * interval '1 second'
+        as triggered_at
+    from generate_series(0, %(alerts)s - 1) as n
+) as numbered;
 
 analyze;
 """
@@ -84,7 +89,7 @@ def load_large_fleet(
 ) -> None:
     """Create both schemas anew and fill them: hourly telemetry of five metrics for `days` before 2026-01-01 UTC.
 
-    A work order falls on each asset in turn, over the 1,100 days before; alerts over 400 days.
+    A work order falls on each asset in turn, over the 1,100 days before; alerts, of 2,000 rules, over 400 days.
     """
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("set local timezone to 'UTC'")

@@ -107,7 +107,7 @@ def _fleets(records: list[dict]) -> Iterable[str]:
         "engines. The floor of a view is one plain GROUP BY scan of the same rows in the same engine; it does not take "
         "out copies of buckets, which an extraction has to where some are stored twice: in a few blocks of 64 hours "
         "that costs little, everywhere a sort of all rows. A whole run is "
-        "`materialize_features.py` from its imports to the verified online values of all three views."
+        "`materialize_features.py` from its imports to the verified online values of all views."
     )
     lines = ["| assets | telemetry rows | view | floor | extraction | ratio | ratio of CPU time | peak memory |"]
     lines.append("|---:|---:|---|---:|---:|---:|---:|---:|")

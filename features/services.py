@@ -2,7 +2,9 @@
 
 from feast import FeatureService
 
+from features.alarm_features import alarm_features
 from features.asset_features import asset_features
+from features.recent_telemetry_features import recent_telemetry_features
 from features.telemetry_features import telemetry_features
 from features.work_order_features import work_order_features
 
@@ -44,15 +46,18 @@ predictive_maintenance_v1 = FeatureService(
     tags={"model": "predictive_maintenance", "version": "1"},
 )
 
-# Version 2 is in the making: it takes up whatever the views declare.
+# Version 2 has the features of version 1, how alarms come and what their rules led to, and the last day beside the
+# month. It takes up whatever the views declare.
 predictive_maintenance_v2 = FeatureService(
     name="predictive_maintenance_v2",
     features=[
         asset_features[[f.name for f in asset_features.features if f.name != "days_since_last_corrective_wo"]],
         telemetry_features,
         work_order_features,
+        alarm_features,
+        recent_telemetry_features,
     ],
-    description="Failures of an asset a week ahead, version 2, in the making.",
+    description="Failures of an asset a week ahead, version 2: alarms and their rules, and the last day.",
     owner="ml-platform@dcmms.example",
     tags={"model": "predictive_maintenance", "version": "2"},
 )

@@ -12,6 +12,7 @@ from feast.types import Float32, Float64, Int32
 from data_sources import snapshots_of
 from entities import asset
 from features.fields import ASSET_ID, NEVER, UNKNOWN, feature
+from features.recent_telemetry_features import spec as recent_telemetry
 from features.view_spec import Need, ViewSpec, look_up
 
 telemetry_features = FeatureView(
@@ -135,7 +136,11 @@ def with_capacity_factors(telemetry: pa.Table, others: Mapping[str, pa.Table]) -
 
 spec = ViewSpec(
     telemetry_features,
-    inputs=(pa.field("power_hours_7d", pa.float64()), pa.field("power_hours_30d", pa.float64())),
+    inputs=(
+        pa.field("power_hours_7d", pa.float64()),
+        pa.field("power_hours_30d", pa.float64()),
+        *list(recent_telemetry.snapshot_schema)[3:],
+    ),
     computed=frozenset({"capacity_factor_7d", "capacity_factor_30d", "availability_7d", "availability_30d"}),
     needs=(Need("asset_features", ("installed_capacity_kw",), what="assets and their capacities"),),
     complete=with_capacity_factors,

@@ -1,4 +1,4 @@
--- telemetry_features: how an asset has been running.
+-- telemetry_features: how an asset has been running; and recent_telemetry_features: the last day of it beside its month.
 --
 -- grain       one row per asset with at least one bucket in the 90 d before the as-of instant
 -- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once
@@ -17,10 +17,12 @@ with
 
 (:telemetry_metrics) as metrics,
 (:telemetry_as_of) as as_of,
+toDateTime(as_of.ceiling - 86400, 'UTC') as start_1d,
 toDateTime(as_of.ceiling - 7 * 86400, 'UTC') as start_7d,
 toDateTime(as_of.ceiling - 30 * 86400, 'UTC') as start_30d,
 toDateTime(as_of.ceiling - 90 * 86400, 'UTC') as first_start,
 toDateTime(as_of.floor - {bucket_seconds:UInt32}, 'UTC') as last_start,
+toDateTime(as_of.floor - 86400 - {bucket_seconds:UInt32}, 'UTC') as last_start_29d,
 false as only_power,
 
 -- one row per asset and metric. Blocks without copies are added up in the order of the table, the others apart.
@@ -35,16 +37,23 @@ series as (
         sum(anomaly_sum_7d) as anomalies_7d,
         sum(anomaly_sum_30d) as anomalies_30d,
         sum(anomaly_sum_30d) + sum(older_anomaly_sum) as anomalies_90d,
+        sum(bucket_count_1d) as buckets_1d,
+        sum(stopped_count_1d) as stopped_1d,
         sum(bucket_count_7d) as buckets_7d,
+        sum(bucket_count_29d) as buckets_29d,
         sum(bucket_count_30d) as buckets_30d,
         sum(bucket_count_30d) + sum(older_bucket_count) as buckets_90d,
+        sum(sample_count_1d) as samples_1d,
         sum(sample_count_7d) as samples_7d,
+        sum(sample_count_29d) as samples_29d,
         sum(sample_count_30d) as samples_30d,
         min(smallest_7d) as min_7d,
         max(largest_7d) as max_7d,
         uniqExactArray(power_cells_7d) as cells_7d,
         sumForEach(unit_counts_7d) as units_7d,
-        sumForEach(unit_counts_30d) as units_30d
+        sumForEach(unit_counts_30d) as units_30d,
+        sumForEach(unit_counts_1d) as units_1d,
+        sumForEach(unit_counts_29d) as units_29d
     from (
         select *
         from (

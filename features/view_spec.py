@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -68,6 +69,11 @@ class ViewSpec:
     def engine(self) -> str:
         """The database that its SQL is for: `postgresql` or `clickhouse`."""
         return self.definition.tags["engine"]
+
+    @property
+    def rows_of(self) -> str:
+        """The view whose SQL returns the rows: its own name, or that of a view with the features among its `inputs`."""
+        return Path(self.definition.tags["sql"]).stem
 
     @cached_property
     def plausible(self) -> dict[str, Range]:

@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Connection
 from dev.servers import PostgresServer
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS
+from pipeline.base.views import ASSETS
 from pipeline.snapshots.quality import broken_rows, wrong_assets
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
@@ -24,6 +25,8 @@ from tests.fleets import as_stored
 from tests.reference import Fleet, Row
 
 VARIANTS = ("n", "t")
+POSTGRES_VIEWS = tuple(view for view, spec in SPECS.items() if spec.engine == "postgresql")
+CLICKHOUSE_VIEWS = tuple(view for view, spec in SPECS.items() if spec.engine == "clickhouse")
 
 Views = dict[str, dict[str, Row]]
 """The rows of an extraction: {view: {asset_id: {column: value}}}."""
@@ -59,7 +62,9 @@ class BothVariants:
         """Return the snapshots of all views as of `as_of` by variant, as a run would write them."""
         with open_clickhouse(self._settings["n"]) as source:
             # not `extract_telemetry`: of a batch, more than half may be narrow, as of a site it may not
-            telemetry = read_telemetry(source, "telemetry_features", [as_of], int(width.total_seconds()))
+            telemetry = {
+                view: read_telemetry(source, view, [as_of], int(width.total_seconds())) for view in CLICKHOUSE_VIEWS
+            }
         return {variant: self._views(variant, as_of, telemetry) for variant in VARIANTS}
 
     def read_postgres(self, variant: str, view: str, instants: Sequence[datetime]) -> pa.Table:
@@ -68,19 +73,17 @@ class BothVariants:
             rows = extract.read_postgres(source, view, instants)
         return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
 
-    def read_telemetry(self, instants: Sequence[datetime], width: timedelta) -> pa.Table:
-        """Return the rows of telemetry_features at all `instants`, in order of instant and asset."""
+    def read_telemetry(self, view: str, instants: Sequence[datetime], width: timedelta) -> pa.Table:
+        """Return the rows of a view of ClickHouse at all `instants`, in order of instant and asset."""
         with open_clickhouse(self._settings["n"]) as source:
-            rows = read_telemetry(source, "telemetry_features", instants, int(width.total_seconds()))
+            rows = read_telemetry(source, view, instants, int(width.total_seconds()))
         return rows.sort_by([("event_timestamp", "ascending"), ("asset_id", "ascending")])
 
-    def _views(self, variant: str, as_of: datetime, telemetry: pa.Table) -> Views:
+    def _views(self, variant: str, as_of: datetime, telemetry: dict[str, pa.Table]) -> Views:
         with open_postgres(self._settings[variant]) as source:
-            read = {
-                view: extract.extract_postgres(source, view, as_of)
-                for view in ("asset_features", "work_order_features")
-            }
-        assets, read["telemetry_features"] = read["asset_features"], telemetry
+            read = {view: extract.extract_postgres(source, view, as_of) for view in POSTGRES_VIEWS}
+        assets = read[ASSETS]
+        read |= telemetry
         created = datetime.now(UTC)
         snapshots = {view: extract.as_snapshot(view, extract.completed(SPECS[view], read), created) for view in read}
         for view, snapshot in snapshots.items():

@@ -13,7 +13,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from pipeline.base.settings import Settings
-from pipeline.base.specs import TIMESTAMP
+from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.sources import extract
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
@@ -131,22 +131,18 @@ class Dcmms:
             [{"work_order_id": work_order, "task_order": 1, "title": "Task", "completed_at": completed_at}],
         )
 
-    def alert(self, asset: UUID | None, triggered_at: datetime | str, severity: str = "high") -> None:
-        """Insert an active alert."""
-        self.insert(
-            "alerts",
-            [
-                {
-                    "tenant_id": TENANT,
-                    "site_id": SITE,
-                    "asset_id": asset,
-                    "title": "Alert",
-                    "severity": severity,
-                    "status": "active",
-                    "triggered_at": triggered_at,
-                }
-            ],
-        )
+    def alert(self, asset: UUID | None, triggered_at: datetime | str, severity: str = "high", **columns: Any) -> None:
+        """Insert an active alert without a rule."""
+        plain = {
+            "tenant_id": TENANT,
+            "site_id": SITE,
+            "asset_id": asset,
+            "title": "Alert",
+            "severity": severity,
+            "status": "active",
+            "triggered_at": triggered_at,
+        }
+        self.insert("alerts", [plain | columns])
 
     def score(self, asset: UUID, calculated_at: datetime | str, score: int) -> None:
         """Insert a recorded health score, whose times are naive in both variants."""
@@ -163,7 +159,7 @@ class Dcmms:
 
     def extract(self, view: str, as_of: datetime = T) -> list[dict[str, Any]]:
         """Return the rows that the SQL of `view` gives as of `as_of`, ordered by asset; a backfill gives the same."""
-        if view == "telemetry_features":
+        if SPECS[view].engine == "clickhouse":
             with open_clickhouse(self.settings) as source:
                 return extract_telemetry(source, view, as_of, self.settings.bucket_seconds).to_pylist()
         with open_postgres(self.settings) as source:

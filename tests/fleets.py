@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from tests.dcmms import bucket
-from tests.reference import ALIASES, DAY, EPOCH, Fleet, Instant, Row
+from tests.reference import ALIASES, DAY, EPOCH, FAILURE_TYPES, Fleet, Instant, Row, known
 
 # How many fleets each property is tried on. The same ones are drawn in every run: a larger number adds to them.
 FLEETS = int(os.environ.get("PROPERTY_FLEETS", "20"))
@@ -48,6 +48,8 @@ WORK_ORDER_STATUSES = (
     "in_progress",
     "on_hold",
 )
+# The rules of alarms: all tenants have the same, so that what they led to in one might slip into another.
+RULES = tuple(UUID(int=number) for number in (1, 2, 3))
 SEVERITIES = ("critical", "high", "medium", "low", "info")
 ALERT_STATUSES = ("active", "acknowledged", "resolved", "suppressed")
 
@@ -77,7 +79,7 @@ MOMENTS = tuple(
 )
 
 # What separates a fact inside a window from one outside: the edges of all windows, and a little either way.
-EDGES = tuple(days * DAY for days in (0, 7, 30, 90, 365))
+EDGES = tuple(days * DAY for days in (0, 1, 7, 30, 90, 365))
 JITTERS = (timedelta(0), -MICROSECOND, MICROSECOND, -SECOND, SECOND, timedelta(hours=-1), timedelta(hours=5), DAY)
 
 # Rated powers as people and importers write them, usable or not; the last ones are no JSON at all.
@@ -246,8 +248,17 @@ def work_orders(
 
 
 @st.composite
-def alerts(draw: st.DrawFn, asset: Row | None, as_of: datetime) -> Row:
-    """Draw an alert."""
+def alarm_instants(draw: st.DrawFn, as_of: datetime, failures: Sequence[datetime]) -> datetime:
+    """Draw when an alarm is triggered: about the edges of its windows, and where a failure just follows it or not."""
+    anchors = [as_of - days * DAY for days in (0, 1, 7, 14, 372)]
+    anchors += [failure - days * DAY for failure in failures for days in (0, 3, 7)]
+    return draw(st.sampled_from(anchors)) + draw(st.sampled_from(JITTERS))
+
+
+@st.composite
+def alerts(draw: st.DrawFn, asset: Row | None, as_of: datetime, failures: Sequence[datetime] = ()) -> Row:
+    """Draw an alert; `failures` are when those of its asset were reported."""
+    triggered = draw(alarm_instants(as_of, failures) | instants(as_of))
     return {
         "tenant_id": asset["tenant_id"] if asset else UUID(int=0),
         "site_id": asset["site_id"] if asset else UUID(int=0),
@@ -255,7 +266,9 @@ def alerts(draw: st.DrawFn, asset: Row | None, as_of: datetime) -> Row:
         "title": "Alert",
         "severity": draw(st.sampled_from(SEVERITIES)),
         "status": draw(st.sampled_from(ALERT_STATUSES)),
-        "triggered_at": draw(stored(draw(instants(as_of)))),
+        "rule_id": draw(st.sampled_from((*RULES, *RULES, None))),
+        "triggered_at": draw(stored(triggered)),
+        "resolved_at": draw(stored(draw(optional_instants(as_of, [triggered])))),
     }
 
 
@@ -294,7 +307,7 @@ def stretches(draw: st.DrawFn, as_of: datetime, width: timedelta) -> list[dateti
 
     Most lie on the clock grid, others equally far behind it; some overlap, or are narrower than they should be.
     """
-    edge = draw(st.sampled_from((0, 0, 7, 7, 30, 90)))
+    edge = draw(st.sampled_from((0, 0, 1, 7, 7, 30, 90)))
     length, stride = draw(st.sampled_from((1, 3, 8, 12))), draw(st.sampled_from((1, 1, 2, 5)))
     offset = draw(rarely(st.sampled_from((width / 2, width / 3, SECOND, width - SECOND)), timedelta(0)))
     first = (as_of - edge * DAY - EPOCH) // width - draw(st.integers(-2, 9))
@@ -303,6 +316,12 @@ def stretches(draw: st.DrawFn, as_of: datetime, width: timedelta) -> list[dateti
     starts += [start + width / draw(st.sampled_from((2, 3, 60))) for start in starts[:overlapping]]
     if draw(st.integers(0, 15)) == 0:
         starts += [start + number * width / 6 for start in starts for number in range(1, 6)]
+    # now and then about as many before the last day as make a mean usual, from the 30th day on or until its beginning
+    if usual := draw(rarely(st.sampled_from((71, 72, 72, 73, 80)), 0)):
+        lasts = ((as_of - DAY - EPOCH) // width, (as_of - 30 * DAY - EPOCH) // width + usual)
+        last = draw(st.sampled_from(lasts)) + draw(st.integers(-2, 1))
+        starts += [EPOCH + (last - number) * width + offset for number in range(usual)]
+        starts.append(EPOCH + ((as_of - EPOCH) // width - 3) * width + offset)
     return sorted(set(starts))
 
 
@@ -438,8 +457,13 @@ def fleets(draw: st.DrawFn, number: int, as_of: datetime, width: timedelta) -> F
             fleet.tasks.extend(tasks)
         for copy in range(draw(rarely(st.sampled_from((3, 10, 30)), 0)) if fleet.work_orders else 0):
             fleet.work_orders.append(fleet.work_orders[-1] | {"id": key("many", 100 * index + copy)})
-        for copies in draw(st.lists(st.sampled_from((1, 1, 1, 3, 12)), max_size=3)):
-            fleet.alerts.extend([draw(alerts(asset, as_of))] * copies)
+        failures = [
+            row["created_at"]
+            for row in fleet.work_orders
+            if row["asset_id"] == asset["id"] and row["type"] in FAILURE_TYPES and known(row["created_at"])
+        ]
+        for copies in draw(st.lists(st.sampled_from((1, 1, 1, 3, 12)), max_size=6)):
+            fleet.alerts.extend([draw(alerts(asset, as_of, failures))] * copies)
         fleet.scores.extend(draw(scores(asset, as_of)))
         if draw(st.sampled_from((False, False, True))):
             rated = draw(st.sampled_from((None, 2.05, 0, 0.001, 100.5)))

@@ -7,7 +7,7 @@ the features alone, so that a misreading has to be made twice to go unnoticed. C
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -116,6 +116,10 @@ def reference_features(fleet: Fleet, as_of: datetime, width_seconds: int) -> dic
         "asset_features": asset_rows,
         "work_order_features": work_order_rows,
         "telemetry_features": telemetry_rows,
+        "alarm_features": {str(asset["id"]): alarm_features(fleet, asset, as_of) for asset in assets},
+        "recent_telemetry_features": {
+            asset_id: telemetry.recent_features(UUID(asset_id)) for asset_id in telemetry_rows
+        },
     }
 
 
@@ -444,6 +448,61 @@ def is_repeat_failure(job: Job, jobs: list[Job]) -> bool:
     )
 
 
+# ---- alarm_features ---------------------------------------------------------------------------------------------
+
+
+def alarm_features(fleet: Fleet, asset: Row, as_of: datetime) -> Row:
+    """Return all features of the view for one asset."""
+    alarms = [row for row in fleet.alerts if row["asset_id"] == asset["id"] and by(row["triggered_at"], as_of)]
+    last_day, last_week = ([row for row in alarms if within(row["triggered_at"], as_of, days)] for days in (1, 7))
+    rules_1d, rules_7d = ({row["rule_id"] for row in rows} - {None} for rows in (last_day, last_week))
+    hours = Counter(row["triggered_at"].replace(minute=0, second=0, microsecond=0) for row in last_week)
+    still_open = [row["triggered_at"] for row in alarms if not by(row["resolved_at"], as_of)]
+    risk_of = rule_risks(fleet, asset["tenant_id"], as_of)
+    return {
+        "alarms_1d": len(last_day),
+        "alarms_7d": len(last_week),
+        **{
+            f"{severity}_alarms_1d": sum(row["severity"] == severity for row in last_day)
+            for severity in ("critical", "high", "medium", "low", "info")
+        },
+        "distinct_alarm_rules_1d": len(rules_1d),
+        "distinct_alarm_rules_7d": len(rules_7d),
+        "max_alarms_per_hour_7d": max(hours.values(), default=0),
+        "hours_since_last_alarm": hours_since((row["triggered_at"] for row in alarms), as_of),
+        "hours_since_last_critical_alarm": hours_since(
+            (row["triggered_at"] for row in alarms if row["severity"] == "critical"), as_of
+        ),
+        "open_alarms": len(still_open),
+        "days_since_oldest_open_alarm": (as_of - min(still_open)) // DAY if still_open else None,
+        "alarm_rule_risk_1d": 1 - math.prod(1 - risk_of(rule) for rule in rules_1d),
+        "alarm_rule_risk_7d": 1 - math.prod(1 - risk_of(rule) for rule in rules_7d),
+    }
+
+
+def hours_since(instants: Iterable[datetime], as_of: datetime) -> float | None:
+    latest = max(instants, default=None)
+    return None if latest is None else (as_of - latest) / HOUR
+
+
+def rule_risks(fleet: Fleet, tenant_id: UUID, as_of: datetime) -> Callable[[UUID], float]:
+    """Return the function that tells the risk of a rule in a tenant: how often a failure followed its alarms."""
+    judged: Counter[UUID] = Counter()
+    followed: Counter[UUID] = Counter()
+    for row in fleet.alerts:
+        triggered = known(row["triggered_at"])
+        if None in (row["asset_id"], row["rule_id"], triggered) or row["tenant_id"] != tenant_id:
+            continue
+        if as_of - 372 * DAY < triggered <= as_of - 7 * DAY:
+            judged[row["rule_id"]] += 1
+            followed[row["rule_id"]] += any(
+                job.is_failure and triggered < job.created <= triggered + 7 * DAY
+                for job in jobs_of(fleet, row["asset_id"], as_of)
+            )
+    prior = (followed.total() + 1) / (judged.total() + 10)
+    return lambda rule: (followed[rule] + 10 * prior) / (judged[rule] + 10)
+
+
 # ---- telemetry_features -----------------------------------------------------------------------------------------
 
 
@@ -524,6 +583,38 @@ class Telemetry:
         newest = max(bucket["time_bucket"] for bucket in self.of(asset_id, 90)) + self.width
         features["hours_since_last_telemetry"] = (self.as_of - newest) / HOUR
         return features
+
+    def recent_features(self, asset_id: UUID) -> Row:
+        """Return all features of recent_telemetry_features for one asset."""
+        features: Row = {}
+        deviations = []
+        for quantity in ALIASES:
+            buckets = self.quantity(asset_id, quantity)
+            last_day = [row for row in buckets if self.inside(row["time_bucket"], 1)]
+            before = [
+                row
+                for row in buckets
+                if self.inside(row["time_bucket"], 30) and row["time_bucket"] + self.width <= self.as_of - DAY
+            ]
+            for statistic in ("avg", "std"):
+                name = f"rolling_{statistic}_{quantity}_1d"
+                features[name] = STATISTICS[statistic](last_day) if last_day else None
+            if last_day and len(before) >= 72 and varies(before):
+                deviations.append(abs(weighted_mean(last_day) - weighted_mean(before)) / pooled_std(before))
+        power, month = features["rolling_avg_power_1d"], self.month_mean(asset_id, "power")
+        warmth, month_warmth = features["rolling_avg_temperature_1d"], self.month_mean(asset_id, "temperature")
+        stopped = [value <= 0 for value in self.power_in(asset_id, 1).values()]
+        return features | {
+            "max_abs_z_1d": max(deviations, default=None),
+            "power_ratio_1d_vs_30d": None if power is None or month <= 0 else held(power, month),
+            "temperature_shift_1d_vs_30d": None if warmth is None else warmth - month_warmth,
+            "zero_power_hours_1d": sum(stopped) * (self.width / HOUR) if stopped else None,
+        }
+
+    def month_mean(self, asset_id: UUID, quantity: str) -> float | None:
+        """Return the mean of 30 d, None without any bucket."""
+        buckets = [row for row in self.quantity(asset_id, quantity) if self.inside(row["time_bucket"], 30)]
+        return weighted_mean(buckets) if buckets else None
 
     def anomalies(self, asset_id: UUID, days: int) -> int | None:
         buckets = self.of(asset_id, days)
@@ -632,6 +723,11 @@ def pooled_std(buckets: list[Row]) -> float:
     mean = sum(Fraction(total(row)) for row in buckets) / samples
     squares = (row["count"] * (Fraction(deviation(row)) ** 2 + Fraction(row["avg_value"]) ** 2) for row in buckets)
     return math.sqrt(max(sum(squares) / samples - mean**2, 0))
+
+
+def varies(buckets: list[Row]) -> bool:
+    """Tell whether the standard deviation is more than a rounding error of the mean."""
+    return pooled_std(buckets) > 1e-6 * abs(weighted_mean(buckets))
 
 
 STATISTICS: dict[str, Callable[[list[Row]], float | None]] = {

@@ -24,6 +24,7 @@ from pipeline.base.specs import VIEWS, snapshot_schema
 from pipeline.online.freshness import OnlineRows, online_rows
 from pipeline.registry.feast_store import open_feature_store, registered_view
 from pipeline.registry.lock import one_at_a_time
+from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
@@ -88,10 +89,7 @@ def snapshots(environment: Dcmms) -> list[str]:
 def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 0, result.output
-    assert snapshots(environment) == [
-        f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet"
-        for view in ("asset_features", "telemetry_features", "work_order_features")
-    ]
+    assert snapshots(environment) == [f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet" for view in VIEWS]
     for view in VIEWS:
         assert view in result.stdout
         path = next(environment.settings.feature_data_dir.glob(f"{view}/*/*.parquet"))
@@ -108,7 +106,7 @@ def test_same_instant_again_leaves_one_file_with_the_same_rows(environment: Dcmm
     invoke("--as-of", AS_OF)
     first = {view: read(environment, view) for view in VIEWS}
     assert invoke("run", "--as-of", "2026-03-11T12:00:00+02:00").exit_code == 0
-    assert len(snapshots(environment)) == 3
+    assert len(snapshots(environment)) == len(VIEWS)
     assert {view: read(environment, view) for view in VIEWS} == first
 
 
@@ -217,7 +215,7 @@ def test_as_of_is_now_by_default(environment: Dcmms) -> None:
         (["--as-of", "9999-12-31T23:59:59-14:00"], {}, "is before 1970 or after 9999"),
         (["--vieww", "x"], {}, "No such option"),
         (["forecast"], {}, "No such command"),
-        (["--view", "assets"], {}, "the views are asset_features, telemetry_features, work_order_features"),
+        (["--view", "assets"], {}, f"the views are {', '.join(VIEWS)}"),
         ([], {"DATABASE_URL": None}, "DATABASE_URL is missing"),
         ([], {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, "DATABASE_URL is no postgresql://"),
         ([], {"CLICKHOUSE_DSN": None}, "CLICKHOUSE_HOST (or CLICKHOUSE_DSN) is missing"),
@@ -253,12 +251,13 @@ def test_postgres_down_keeps_telemetry_going(environment: Dcmms, monkeypatch: py
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("asset_features, work_order_features: PostgreSQL: connection to server at")
+    assert error.startswith(f"{', '.join(POSTGRES_VIEWS)}: PostgreSQL: connection to server at")
     assert str(port) in error
     assert "Check DATABASE_URL" in error
     assert PASSWORD not in result.output
     assert "assets and their capacities are those of the asset_features snapshot 20260311T090000Z" in result.stderr
-    assert len(snapshots(environment)) == 4
+    # of the instant before all of them, of this one those of telemetry
+    assert len(snapshots(environment)) == len(VIEWS) + len(CLICKHOUSE_VIEWS)
 
 
 def test_clickhouse_down_keeps_the_other_views_going(environment: Dcmms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,10 +267,10 @@ def test_clickhouse_down_keeps_the_other_views_going(environment: Dcmms, monkeyp
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("telemetry_features: ClickHouse dcmms_analytics at 127.0.0.1:")
+    assert error.startswith(f"{', '.join(CLICKHOUSE_VIEWS)}: ClickHouse dcmms_analytics at 127.0.0.1:")
     assert PASSWORD not in result.output
     assert "health_score is computed without its telemetry component" in result.stderr
-    assert [path.split("/")[0] for path in snapshots(environment)] == ["asset_features", "work_order_features"]
+    assert [path.split("/")[0] for path in snapshots(environment)] == list(POSTGRES_VIEWS)
 
 
 def test_snapshot_with_telemetry_is_not_replaced_by_one_without(
@@ -435,7 +434,7 @@ def test_redis_down_fails_with_the_snapshot_kept(
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 1
     (error,) = errors_of(result)
-    assert error.startswith("asset_features, telemetry_features, work_order_features: Redis: ")
+    assert error.startswith(f"{', '.join(VIEWS)}: Redis: ")
     assert str(port) in error
     assert len(snapshots(environment)) == 3
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))

@@ -172,6 +172,25 @@ def test_alerts_come_before_failures_more_often_than_at_any_time() -> None:
     assert usual + 0.15 < warned < 0.95
 
 
+def test_alerts_of_some_rules_announce_failures_and_those_of_most_do_not() -> None:
+    tables = generate().tables
+    alerts = tables["alerts"].filter(pc.is_valid(tables["alerts"]["rule_id"]))
+    failures = tables["work_orders"].filter(pc.is_in(tables["work_orders"]["type"], pa.array(["corrective"])))
+    delay = _instants(failures, "created_at")[None, :] - _instants(alerts, "triggered_at")[:, None]
+    same = (
+        alerts["asset_id"].to_numpy(zero_copy_only=False)[:, None]
+        == failures["asset_id"].to_numpy(zero_copy_only=False)[None, :]
+    )
+    followed = (same & (delay > np.timedelta64(0)) & (delay <= np.timedelta64(7, "D"))).any(axis=1)
+    rules = pa.table({"title": alerts["title"], "rule": alerts["rule_id"], "followed": followed.astype(int)})
+    kind = pc.if_else(pc.match_substring_regex(rules["title"], "(out of range|trip)$"), "defect", "nuisance")
+    shares = rules.append_column("kind", kind).group_by(["rule", "kind"]).aggregate([("followed", "mean")]).to_pylist()
+    of_kind = {name: [row["followed_mean"] for row in shares if row["kind"] == name] for name in ("defect", "nuisance")}
+    assert len({row["rule"] for row in shares}) == len(shares)
+    assert (len(of_kind["defect"]), len(of_kind["nuisance"])) == (4, 11)
+    assert min(of_kind["defect"]) > 2 * max(of_kind["nuisance"])
+
+
 # ---- dirt
 
 

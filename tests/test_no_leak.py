@@ -30,6 +30,7 @@ from tests.fleets import (
     METRICS,
     MICROSECOND,
     PRIORITIES,
+    RULES,
     SECOND,
     SEVERITIES,
     WORK_ORDER_STATUSES,
@@ -229,14 +230,19 @@ class Later:
     def alert(self, row: Row) -> Row:
         """Change an alert of after T; of an earlier one, only what became of it."""
         if self.is_later(row["triggered_at"]):
-            return self.edited(row, "alerts changed", triggered_at=self.instant(), severity="critical")
-        return self.edited(row, "alerts resolved", status="resolved")
+            rule = self._random.choice(RULES)
+            return self.edited(row, "alerts changed", triggered_at=self.instant(), severity="critical", rule_id=rule)
+        if by(row["resolved_at"], self.as_of):
+            return row
+        resolved = self._random.choice((None, *INFINITIES, self.instant()))
+        return self.edited(row, "alerts resolved", status="resolved", resolved_at=resolved)
 
     def later_alert(self, asset: Row) -> Row:
         columns = {"asset_id": asset["id"], "tenant_id": asset["tenant_id"], "site_id": asset["site_id"]}
         severity = self._random.choice(SEVERITIES)
         return columns | {
-            "title": "Alert", "severity": severity, "status": "active", "triggered_at": self.instant(),
+            "title": "Alert", "severity": severity, "status": "active", "rule_id": self._random.choice(RULES),
+            "triggered_at": self.instant(), "resolved_at": None,
         }  # fmt: skip
 
     def later_score(self, asset: Row) -> Row:

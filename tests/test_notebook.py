@@ -101,6 +101,6 @@ def test_committed_outputs_are_complete_clean_and_small() -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert all(not cell.metadata for cell in committed.cells)
     kinds = [kind for cell in outputs(committed) for kind in cell]
-    assert sorted(kinds) == ["image/png"] * 5 + ["text/html"] * 4
+    assert sorted(kinds) == ["image/png"] * 6 + ["text/html"] * 5
     assert len(text) < 600_000
     assert re.findall(r"/(?:home|root|tmp|var|Users)\b[^ ]*|site-packages|[Ww]arning", text) == []

@@ -17,7 +17,7 @@ from clickhouse_connect.driver.client import Client
 from hypothesis import given
 
 from dev.servers import PostgresServer
-from tests.both_variants import VARIANTS, BothVariants, Views, open_both_variants
+from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS, VARIANTS, BothVariants, Views, open_both_variants
 from tests.fleets import BATCH, FLEETS, Batch, as_stored, batches, generated
 from tests.reference import Fleet, Row, reference_features
 
@@ -60,22 +60,23 @@ def test_every_feature_equals_the_reference(databases: BothVariants, capsys: pyt
 @pytest.mark.timeout(1800)
 def test_many_instants_equal_each_by_itself(databases: BothVariants) -> None:
     """A view has at many instants at once the rows that it has at each, at the edges of its windows too."""
-    back = [timedelta(), timedelta(microseconds=1), *(timedelta(days=days) for days in (1, 7, 30, 90, 365))]
+    back = [timedelta(), timedelta(microseconds=1), *(timedelta(days=days) for days in (1, 7, 30, 90, 365, 372))]
 
     @given(batches())
     @generated(FLEETS)
     def compare(batch: Batch) -> None:
         databases.load(batch.fleets)
         instants = sorted({as_of - days for as_of in batch.instants for days in back})
-        for variant, view in product(VARIANTS, ("asset_features", "work_order_features")):
+        for variant, view in product(VARIANTS, POSTGRES_VIEWS):
             together = databases.read_postgres(variant, view, instants)
             single = pa.concat_tables(databases.read_postgres(variant, view, [instant]) for instant in instants)
             assert together.equals(single), f"{view}, variant {variant}"
         last = batch.instants[0]
         instants = [last - timedelta(days=days) for days in (31, 8, 1, 0)]
-        together = databases.read_telemetry(instants, batch.width)
-        single = pa.concat_tables(databases.read_telemetry([instant], batch.width) for instant in instants)
-        assert together.equals(single), "telemetry_features"
+        for view in CLICKHOUSE_VIEWS:
+            together = databases.read_telemetry(view, instants, batch.width)
+            single = pa.concat_tables(databases.read_telemetry(view, [instant], batch.width) for instant in instants)
+            assert together.equals(single), view
 
     compare()
 

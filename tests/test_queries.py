@@ -15,7 +15,7 @@ from pipeline.sources import queries
 from pipeline.sources.queries import query_text
 from tests.dcmms import Dcmms, T, ago
 
-FILES = ("asset_features", "work_order_features", "failure_within_7d")
+FILES = ("alarm_features", "asset_features", "work_order_features", "failure_within_7d")
 AS_OF = f"{ago(30).isoformat()},{T.isoformat()}"
 Rows = list[tuple[str, ...]]
 

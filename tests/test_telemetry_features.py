@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from features.telemetry_features import with_capacity_factors
+from pipeline.base.specs import SPECS
 from pipeline.sources import telemetry
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse
 from pipeline.sources.extract import extract_postgres
@@ -22,6 +23,7 @@ from tests.dcmms import SITE, Dcmms, T, ago, asset_key, bucket
 
 VIEW = "telemetry_features"
 HOUR = timedelta(hours=1)
+RECENT = SPECS["recent_telemetry_features"].snapshot_schema.names[3:]
 NAN, INFINITY = float("nan"), float("inf")
 
 pytestmark = pytest.mark.parametrize("variant", ["n"], indirect=True)
@@ -62,7 +64,7 @@ POWER_BEFORE = NOTHING_MEASURED | {"telemetry_coverage_7d": 0.0}
 
 def features(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row without its key and the columns that are no features."""
-    left_out = {"asset_id", "power_hours_7d", "power_hours_30d", "power_variation_1d", "newest_source_at"}
+    left_out = {"asset_id", "power_hours_7d", "power_hours_30d", "power_variation_1d", "newest_source_at", *RECENT}
     return {name: value for name, value in row.items() if name not in left_out}
 
 

@@ -1,7 +1,7 @@
 -- What postgres_extraction.sql grants: the columns that the queries read, and no more.
 -- Generated: python -m pipeline.sources.columns > deploy/sql/postgres_grants.sql
 
-grant select (asset_id, severity, triggered_at) on alerts to :"role";
+grant select (asset_id, resolved_at, rule_id, severity, tenant_id, triggered_at) on alerts to :"role";
 
 grant select (asset_id, calculated_at, created_at, id, score) on asset_health_scores to :"role";
 

@@ -1,15 +1,31 @@
-"""Alerts: warnings of real defects, the alarm of the failure itself, and a good deal of noise."""
+"""Alerts: warnings of real defects, the alarm of the failure itself, and a good deal of noise.
+
+Warnings have rules of their own, by what is out of range, and announce failures; most other rules say nothing of them.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from dev.fleet.catalog import SITES, Assets, identifiers, tenant_id
+from dev.fleet.catalog import SITES, Assets, identifier, identifiers, tenant_id
 from dev.fleet.clock import Clock, Floats, Integers, stream
 from dev.fleet.failures import FAILED, Episodes
 
-_NOISE_PER_YEAR = 11.0
+_NOISE_PER_YEAR = 24.0
 _DISTURBANCES_PER_YEAR = 9.0
+# What is raised whether anything is wrong or not.
+_NUISANCES = (
+    "Limit exceeded",
+    "Ambient temperature high",
+    "Humidity high",
+    "Door open",
+    "Communication delayed",
+    "Clock drift",
+    "Reactive power limit",
+    "Grid frequency limit",
+    "Memory card full",
+    "Firmware outdated",
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +35,8 @@ class Alarms:
     asset: Integers
     severity: np.ndarray
     title: np.ndarray
+    rule: np.ndarray
+    """Name of what raises it."""
     triggered: Floats
 
 
@@ -42,21 +60,26 @@ def all_alarms(assets: Assets, episodes: Episodes, clock: Clock, seed: int) -> A
 
 def _warnings(episodes: Episodes, rng: np.random.Generator) -> Alarms:
     """Return the warnings while a visible defect grows: the later, the more, and the more critical."""
-    expected = 1.6 * np.minimum(episodes.strength, 2)
+    expected = 3.0 * np.minimum(episodes.strength, 2)
     of = np.repeat(np.arange(len(episodes)), rng.poisson(expected))
     grown = np.sqrt(rng.uniform(0.05, 1, len(of)))
     critical = rng.random(len(of)) < 0.5 * (grown > 0.75)
     severity = np.where(critical, "critical", rng.choice(["high", "medium", "low"], len(of), p=[0.35, 0.45, 0.2]))
     title = np.char.add(episodes.of_mode("title")[of], " out of range")
+    heat, loss = (episodes.of_mode(sign)[of] for sign in ("heat", "loss"))
+    rule = np.select(
+        [heat >= 9, loss > 0.1], ["Temperature out of range", "Output out of range"], "Signal out of range"
+    )
     triggered = episodes.begin[of] + grown * (episodes.event - episodes.begin)[of]
-    return Alarms(episodes.asset[of], severity, title, triggered)
+    return Alarms(episodes.asset[of], severity, title, rule, triggered)
 
 
 def _trips(episodes: Episodes, rng: np.random.Generator) -> Alarms:
     """Return the alarms of the failures themselves."""
     failed = episodes.where((episodes.kind == FAILED) & (rng.random(len(episodes)) < 0.75))
     severity = np.where(rng.random(len(failed)) < 0.6, "critical", "high")
-    return Alarms(failed.asset, severity, np.char.add(failed.of_mode("title"), " trip"), failed.event)
+    title = np.char.add(failed.of_mode("title"), " trip")
+    return Alarms(failed.asset, severity, title, np.full(len(failed), "Trip"), failed.event)
 
 
 def _noise(assets: Assets, clock: Clock, rng: np.random.Generator) -> Alarms:
@@ -64,7 +87,8 @@ def _noise(assets: Assets, clock: Clock, rng: np.random.Generator) -> Alarms:
     rate = _NOISE_PER_YEAR * rng.lognormal(-0.25, 0.7, len(assets)) * clock.hours / 8_766
     asset = np.repeat(np.arange(len(assets)), rng.poisson(rate))
     severity = rng.choice(["critical", "high", "medium", "low", "info"], len(asset), p=[0.06, 0.14, 0.3, 0.3, 0.2])
-    return Alarms(asset, severity, np.full(len(asset), "Limit exceeded"), rng.uniform(0, clock.hours, len(asset)))
+    title = rng.choice(_NUISANCES, len(asset))
+    return Alarms(asset, severity, title, title, rng.uniform(0, clock.hours, len(asset)))
 
 
 def _disturbances(assets: Assets, clock: Clock, rng: np.random.Generator) -> Alarms:
@@ -76,7 +100,14 @@ def _disturbances(assets: Assets, clock: Clock, rng: np.random.Generator) -> Ala
     event, asset = np.nonzero(struck)
     delay = rng.uniform(0, 0.1, len(asset))
     severity = np.where(rng.random(len(asset)) < 0.3, "critical", "high")
-    return Alarms(asset, severity, np.full(len(asset), "Grid voltage dip"), moment[event] + delay)
+    title = np.full(len(asset), "Grid voltage dip")
+    return Alarms(asset, severity, title, title, moment[event] + delay)
+
+
+def _ids_of_rules(rules: np.ndarray) -> np.ndarray:
+    """Return the id of each rule by its name."""
+    names, places = np.unique(rules, return_inverse=True)
+    return np.array([identifier("rule", name) for name in names], dtype=object)[places]
 
 
 def alert_columns(alarms: Alarms, assets: Assets, clock: Clock, seed: int) -> dict[str, object]:
@@ -100,6 +131,8 @@ def alert_columns(alarms: Alarms, assets: Assets, clock: Clock, seed: int) -> di
         "title": alarms.title,
         "severity": alarms.severity,
         "status": status,
+        # what a person has entered has no rule
+        "rule_id": np.where(rng.random(count) < 0.03, None, _ids_of_rules(alarms.rule)),
         "triggered_at": clock.instants(alarms.triggered),
         "acknowledged_at": clock.instants(seen),
         "resolved_at": clock.instants(solved),

@@ -1,4 +1,4 @@
--- telemetry_features of many instants: the rows of features/telemetry_features.sql, value for value, for each of them.
+-- telemetry_features and recent_telemetry_features of many instants: the rows of features/telemetry_features.sql, value for value, for each of them.
 --
 -- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
 -- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once
@@ -48,6 +48,7 @@ days as (
         sum(anomaly_count) as day_anomalies,
         max(time_bucket) as day_last_bucket,
         countIf(is_measured) as day_measured,
+        countIf(is_measured and avg_value <= 0) as day_stopped,
         sumIf(samples, is_measured) as day_samples,
         minIf(min_value, has_min) as day_min,
         maxIf(max_value, has_max) as day_max,
@@ -70,7 +71,8 @@ days_of_instants as (
     select
         *,
         days_ago,
-        day - days_ago as back
+        day - days_ago as back,
+        back between 1 and 29 and not (straddles and back = 1) as in_29d
     from days
     array join
         arrayFilter(
@@ -90,16 +92,24 @@ series as (
         sumIf(day_anomalies, back < 7) as anomalies_7d,
         sumIf(day_anomalies, back < 30) as anomalies_30d,
         sum(day_anomalies) as anomalies_90d,
+        sumIf(day_measured, back = 0) as buckets_1d,
+        sumIf(day_stopped, back = 0) as stopped_1d,
         sumIf(day_measured, back < 7) as buckets_7d,
+        sumIf(day_measured, in_29d) as buckets_29d,
         sumIf(day_measured, back < 30) as buckets_30d,
         sum(day_measured) as buckets_90d,
+        sumIf(day_samples, back = 0) as samples_1d,
         sumIf(day_samples, back < 7) as samples_7d,
+        sumIf(day_samples, in_29d) as samples_29d,
         sumIf(day_samples, back < 30) as samples_30d,
         minOrNullIf(day_min, back < 7 and day_mins > 0) as min_7d,
         maxOrNullIf(day_max, back < 7 and day_maxes > 0) as max_7d,
         uniqExactArrayIf(day_power_cells, back < 7) as cells_7d,
         sumForEachIf(day_units, back < 7) as units_7d,
-        sumForEachIf(day_units, back < 30) as units_30d
+        sumForEachIf(day_units, back < 30) as units_30d,
+        -- of the totals and the squares alone
+        sumForEachIf(arraySlice(day_units, 3), back = 0) as units_1d,
+        sumForEachIf(arraySlice(day_units, 3), in_29d) as units_29d
     from days_of_instants
     group by asset_id, metric, days_ago
 ),

@@ -10,6 +10,7 @@ given as (
 -- a day is 24 hours, also where clocks change
 select
     as_of,
+    as_of - interval '24 hours' as since_1d,
     as_of - interval '168 hours' as since_7d,
     as_of - interval '720 hours' as since_30d,
     as_of - interval '2160 hours' as since_90d,

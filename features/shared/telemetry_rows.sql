@@ -1,11 +1,13 @@
--- telemetry_rows: the features, of the types and in the order of the view.
+-- telemetry_rows: the features, of the types and in the order of their two views.
 --
 -- grain       one row per asset and instant
 -- source      assets, of the query around: one row per asset and instant (days_ago), as telemetry_assets gives them
 -- parameters  as_of: the last instant, in UTC; bucket_seconds: the width of a bucket
 -- owner       ml-platform@dcmms.example
 
-with (:telemetry_as_of) as as_of
+with
+(:telemetry_as_of) as as_of,
+3.4028234663852886e38 as largest_float32
 
 select
     {as_of:DateTime64(6, 'UTC')} - toIntervalDay(assets.days_ago) as event_timestamp,
@@ -65,6 +67,40 @@ select
     -- inputs of the capacity factor that are no features
     assets.energy.1 * {bucket_seconds:UInt32} / 3600 as power_hours_7d,
     assets.energy.2 * {bucket_seconds:UInt32} / 3600 as power_hours_30d,
+    -- recent_telemetry_features: the last day
+    toFloat32(assets.power_1d.1) as rolling_avg_power_1d,
+    toFloat32(assets.power_1d.2) as rolling_std_power_1d,
+    toFloat32(assets.voltage_1d.1) as rolling_avg_voltage_1d,
+    toFloat32(assets.voltage_1d.2) as rolling_std_voltage_1d,
+    toFloat32(assets.electric_current_1d.1) as rolling_avg_current_1d,
+    toFloat32(assets.electric_current_1d.2) as rolling_std_current_1d,
+    toFloat32(assets.temperature_1d.1) as rolling_avg_temperature_1d,
+    toFloat32(assets.temperature_1d.2) as rolling_std_temperature_1d,
+    toFloat32(assets.frequency_1d.1) as rolling_avg_frequency_1d,
+    toFloat32(assets.frequency_1d.2) as rolling_std_frequency_1d,
+    -- the last day beside the month
+    toFloat32(
+        arrayReduce(
+            'maxOrNull',
+            [
+                assets.power_1d.3,
+                assets.voltage_1d.3,
+                assets.electric_current_1d.3,
+                assets.temperature_1d.3,
+                assets.frequency_1d.3
+            ]
+        )
+    ) as max_abs_z_1d,
+    -- NULL where a Float32 cannot hold it
+    if(
+        assets.power.5 > 0 and abs(assets.power_1d.1 / assets.power.5) <= largest_float32,
+        toFloat32(assets.power_1d.1 / assets.power.5),
+        null
+    ) as power_ratio_1d_vs_30d,
+    toFloat32(assets.temperature_1d.4) as temperature_shift_1d_vs_30d,
+    toFloat32(
+        if(assets.power_1d.4 > 0, assets.power_1d.5 * {bucket_seconds:UInt32} / 3600, null)
+    ) as zero_power_hours_1d,
     -- the newest fact that this row rests on
     toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
 from assets

@@ -46,6 +46,8 @@ class ClickHouseSource:
     def __init__(self, client: Client, where: str, timeout_seconds: int) -> None:
         self.client = client
         self.where = where
+        # what was asked for last, and the rows: one pass over the telemetry gives several views
+        self.last_read: tuple[tuple[object, ...], pa.Table] | None = None
         self._settings = {"max_execution_time": timeout_seconds}
 
     def stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
