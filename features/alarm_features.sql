@@ -7,8 +7,8 @@
 --                 set timezone = 'UTC'; set feature_store.as_of = '2026-01-01T00:00:00Z';
 -- method      what is the same as of every instant is found once; the rest for one instant after the other
 -- risk        of a rule that raised n alarms in (as-of - 372 d, as-of - 7 d], k of which a failure of the same asset
---             followed in the 7 d after: (k + 10 p) / (n + 10), with p = (sum of k + 1) / (sum of n + 10) over the rules
---             of the tenant. What followed an alarm is known 7 d later, so nothing after the as-of instant is in it
+--             followed in the 7 d after: (k + 10 p) / (n + 10), with p = (sum of k + 1) / (sum of n + 10) over all
+--             rules of the tenant. What followed an alarm is known 7 d later: nothing after the as-of instant is in it
 -- owner       ml-platform@dcmms.example
 
 \set instants `cat shared/instants.sql`

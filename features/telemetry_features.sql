@@ -1,4 +1,4 @@
--- telemetry_features: how an asset has been running; and recent_telemetry_features: the last day of it beside its month.
+-- telemetry_features: how an asset has been running; and recent_telemetry_features: its last day beside its month.
 --
 -- grain       one row per asset with at least one bucket in the 90 d before the as-of instant
 -- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once

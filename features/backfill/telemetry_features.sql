@@ -1,4 +1,5 @@
--- telemetry_features and recent_telemetry_features of many instants: the rows of features/telemetry_features.sql, value for value, for each of them.
+-- telemetry_features and recent_telemetry_features of many instants: the rows of features/telemetry_features.sql, value
+-- for value, for each of them.
 --
 -- grain       one row per as-of instant and asset with at least one bucket in the 90 d before it
 -- source      ClickHouse of dCMMS: telemetry_aggregates, each bucket once
