@@ -82,7 +82,7 @@ def environment(
     asset = dcmms.asset(1)
     dcmms.asset(2)
     dcmms.work_order(asset, ago(1))
-    dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
+    dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), 100.0 + hour) for hour in range(1, 97)])
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
     monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
@@ -141,12 +141,7 @@ def test_a_run_appends_one_row(cursor: psycopg2.extensions.cursor) -> None:
         "view": "telemetry_features",
         "rows": 1,
         "rejected": 0,
-        "implausible": {
-            "capacity_factor_7d": 0,
-            "capacity_factor_30d": 0,
-            "telemetry_coverage_7d": 1,
-            "power_variation_1d": 1,
-        },
+        "implausible": dict.fromkeys(SPECS["telemetry_features"].plausible, 0),
         "newest_source": T.isoformat(),
         "outcome": "online",
         "error": None,
