@@ -12,13 +12,14 @@ import click
 from rich.console import Console
 
 from benchmarks.extraction import measure_fleets
+from benchmarks.history import measure_history
 from benchmarks.publishing import VIEW, measure_publishing
 from benchmarks.report import write_report
 from benchmarks.serving import measure_serving
 from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
-SIZES = {"publishing": "entities", "fleets": "assets", "serving": None}
+SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "history": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,9 +72,10 @@ def main(
             "publishing": lambda: measure_publishing({n: _runs(runs, n) for n in entities}, say),
             "fleets": lambda: measure_fleets(list(assets), runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
+            "history": lambda: measure_history(say),
         }
         for part in parts or SIZES:
-            figures[part] = _replaced(figures[part], measure[part](), SIZES[part])
+            figures[part] = _replaced(figures.get(part, []), measure[part](), SIZES[part])
     file.write_text(json.dumps(figures, indent=1) + "\n")
     write_report(output, figures, len(VIEWS[VIEW].features))
     click.echo(f"wrote {output / 'performance.md'}")

@@ -13,11 +13,15 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -85,15 +89,13 @@ def _random(kind: pa.DataType, count: int, rng: np.random.Generator) -> pa.Array
     return numbers.cast(kind, safe=False)
 
 
-def measure(directory: str, days: int, rows: int, plain: bool) -> tuple[int, int, float, float]:
-    """Return rows and columns of the training set, its seconds and the peak memory of this process in GB."""
+def opened_store(directory: str) -> "FeatureStore":
+    """Return a feature store with the definitions, whose snapshots FEATURE_DATA_DIR says to be in `directory`."""
     from feast import FeatureStore, RepoConfig
 
     from entities import asset
     from features.services import predictive_maintenance_v1
     from pipeline.base.specs import VIEWS
-    from pipeline.runs.training import entity_frame, training_set
-    from pipeline.snapshots.files import newest_snapshot, read_snapshot
 
     config = RepoConfig(
         project="dcmms",
@@ -105,6 +107,16 @@ def measure(directory: str, days: int, rows: int, plain: bool) -> tuple[int, int
     )
     store = FeatureStore(config=config)
     store.apply([asset, *VIEWS.values(), predictive_maintenance_v1])
+    return store
+
+
+def measure(directory: str, days: int, rows: int, plain: bool) -> tuple[int, int, float, float]:
+    """Return rows and columns of the training set, its seconds and the peak memory of this process in GB."""
+    from features.services import predictive_maintenance_v1
+    from pipeline.runs.training import entity_frame, training_set
+    from pipeline.snapshots.files import newest_snapshot, read_snapshot
+
+    store = opened_store(directory)
     assets = read_snapshot(newest_snapshot(Path(directory), "asset_features"), ["asset_id"])["asset_id"].to_pylist()
     instants = -(-rows // len(assets))
     every = timedelta(days=max(days // instants, 1))

@@ -20,6 +20,8 @@ from materialize_features import cli
 from pipeline import REPOSITORY
 from pipeline.base.settings import load_settings
 from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.lock import one_at_a_time
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
 from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
 
@@ -260,11 +262,32 @@ def test_snapshot_with_telemetry_is_not_replaced_by_one_without(
     assert read(environment, "asset_features") == before
 
 
-def test_empty_clickhouse_and_no_assets_are_errors(environment: Dcmms, redis: RedisServer) -> None:
+def test_without_telemetry_a_run_writes_what_a_backfill_writes(environment: Dcmms) -> None:
     environment.clickhouse.command("truncate table telemetry_aggregates")
-    result = invoke("--as-of", AS_OF, "--view", "telemetry_features")
-    assert result.exit_code == 1
-    assert "ClickHouse holds no telemetry in the 90 d before 2026-03-11T10:00:00+00:00" in errors_of(result)[0]
+    result = invoke("--as-of", AS_OF)
+    assert result.exit_code == 0, result.output
+    assert "ClickHouse holds no telemetry in the 90 d before 2026-03-11T10:00:00+00:00" in result.stderr
+    run = read(environment, "telemetry_features")
+    day = ("--start", "2026-03-11T10:00:00Z", "--end", "2026-03-12T10:00:00Z", "--view", "telemetry_features")
+    result = invoke("backfill", *day, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert "telemetry_features: no rows in 1 snapshots" in result.stderr
+    assert read(environment, "telemetry_features").equals(run)
+    assert run.num_rows == 0
+
+
+def test_telemetry_that_ends_is_a_loss(environment: Dcmms, redis: RedisServer) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    before = state(environment, redis)
+    environment.clickhouse.command("truncate table telemetry_aggregates")
+    result = invoke("--as-of", "2026-03-11T11:00:00Z", "--view", "telemetry_features")
+    assert result.exit_code == 2
+    assert "0 rows where the snapshot 20260311T100000Z has" in errors_of(result)[0]
+    files, online = state(environment, redis)
+    assert ({path: data for path, data in files.items() if "quarantine" not in path.parts}, online) == before
+
+
+def test_no_assets_are_an_error(environment: Dcmms, redis: RedisServer) -> None:
     with environment.postgres.cursor() as cursor:
         cursor.execute("truncate assets")
     environment.postgres.commit()
@@ -272,6 +295,51 @@ def test_empty_clickhouse_and_no_assets_are_errors(environment: Dcmms, redis: Re
     assert result.exit_code == 1
     assert "PostgreSQL holds no asset that exists as of 2026-03-11T10:00:00+00:00" in errors_of(result)[0]
     assert state(environment, redis) == ({}, {})
+
+
+def test_runs_and_compact_put_history_together(environment: Dcmms, redis: RedisServer) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    days = ("--start", "2026-02-26", "--end", "2026-03-04", "--every", "12h", "--view", "work_order_features")
+    assert "12 instants written, 0 already there" in invoke("backfill", *days).stdout
+    online = state(environment, redis)[1]
+    result = invoke("--as-of", AS_OF, "--view", "work_order_features")
+    assert "work_order_features: 6 files of history are 1 now" in result.stderr, result.output
+    result = invoke("compact", "--view", "work_order_features")
+    assert result.stdout == "work_order_features: 6 files of history are 3 now\n", result.output
+    assert [path.rpartition("/")[2] for path in snapshots(environment) if path.startswith("work")] == [
+        "20260226T000000Z--20260228T120000Z.parquet",
+        "20260301T000000Z--20260301T120000Z.parquet",
+        "20260302T000000Z--20260302T120000Z.parquet",
+        "20260303T000000Z--20260303T120000Z.parquet",
+        "20260311T100000Z.parquet",
+    ]
+    assert "0 instants written, 12 already there" in invoke("backfill", *days).stdout
+    assert state(environment, redis)[1] == online
+    assert invoke("verify").exit_code == 0
+
+
+def test_compact_that_cannot_be_meant_changes_nothing(
+    environment: Dcmms, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("--as-of", "2026-03-08T10:00:00Z").exit_code == 0
+    assert invoke("--as-of", AS_OF, "--no-online").exit_code == 0
+    before = state(environment, redis)
+    with open_feature_store() as store, one_at_a_time(store):
+        result = invoke("compact")
+    assert result.exit_code == 75
+    assert "is busy" in result.stderr
+    refused = "asset_features: this --keep would remove the snapshot of 2026-03-08T10:00:00Z, which is online"
+    result = invoke("compact", "--keep", "1h:1d")
+    assert (result.exit_code, refused in result.stderr) == (1, True), result.output
+    monkeypatch.setenv("KEEP_SNAPSHOTS", "1h:1d")
+    assert invoke("compact").exit_code == 1
+    assert invoke("compact", "--keep", "").exit_code == 0
+    assert invoke("compact", "--keep", "hourly").exit_code == 64
+    result = invoke("--as-of", AS_OF, "--view", "asset_features", "--no-online")
+    assert (result.exit_code, refused in result.stderr) == (0, True), result.output
+    monkeypatch.setenv("KEEP_SNAPSHOTS", "hourly")
+    assert "KEEP_SNAPSHOTS hourly is nothing like 1h:90d,1d:730d" in invoke("compact").stderr
+    assert state(environment, redis) == before
 
 
 def test_telemetry_of_unknown_assets_only_is_an_error(environment: Dcmms) -> None:

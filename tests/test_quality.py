@@ -331,7 +331,7 @@ def test_an_empty_snapshot_before_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_drop_from_three_assets_to_two_is_none(tmp_path: Path) -> None:
-    for before, now, is_loss in ((3, 2, False), (3, 1, False), (4, 1, True)):
+    for before, now, is_loss in ((3, 2, False), (3, 1, False), (4, 1, True), (1, 0, True), (0, 0, False)):
         write_snapshot(sound(WORK_ORDERS, rows=before), snapshot_path(tmp_path, WORK_ORDERS, T - DAY))
         assert bool(losses(WORK_ORDERS, sound(WORK_ORDERS, rows=now), tmp_path, T, 0.2)) == is_loss
 

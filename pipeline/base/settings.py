@@ -1,7 +1,9 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
 import os
+import re
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +36,32 @@ def _clickhouse_password(password: SecretStr) -> SecretStr:
     return password
 
 
+# How densely snapshots are kept until which age: (step, age), ascending. None: all of them, for ever.
+Keep = tuple[tuple[timedelta, timedelta], ...]
+
+
+def parsed_keep(text: str) -> Keep:
+    """Return what `1h:90d,1d:730d` means: one an hour for 90 d, then one a day until 730 d; empty keeps all.
+
+    Raises `ValueError` for a text that means nothing.
+    """
+    units = {"h": timedelta(hours=1), "d": timedelta(days=1)}
+    bands = [
+        re.fullmatch(r"\s*([1-9]\d{0,4})([hd]):([1-9]\d{0,4})([hd])\s*", band, re.ASCII) for band in text.split(",")
+    ]
+    keep = tuple((int(m[1]) * units[m[2]], int(m[3]) * units[m[4]]) for m in bands if m)
+    if text.strip() and (len(keep) < len(bands) or any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(keep))):
+        raise ValueError(
+            f"{text} is nothing like 1h:90d,1d:730d: a step and until what age, each more than the one before"
+        )
+    return keep
+
+
+def _kept(text: str) -> str:
+    parsed_keep(text)
+    return text
+
+
 DEFAULT_DATA_DIR = Path("data")
 DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
 OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
@@ -61,6 +89,7 @@ class Settings(BaseSettings):
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
     statement_timeout_seconds: int = Field(900, ge=1)
     retry_seconds: float = Field(30, ge=0)
+    keep_snapshots: Annotated[str, AfterValidator(_kept)] = ""
     schedule_minutes: int = Field(60, ge=1)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
@@ -77,6 +106,11 @@ class Settings(BaseSettings):
     def bucket_seconds(self) -> int:
         """Width of a telemetry bucket in seconds."""
         return self.telemetry_bucket_minutes * 60
+
+    @property
+    def keep(self) -> Keep:
+        """How densely snapshots are kept until which age."""
+        return parsed_keep(self.keep_snapshots)
 
     @property
     def age_limit(self) -> timedelta:

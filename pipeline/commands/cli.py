@@ -13,6 +13,7 @@ from pipeline.base.errors import WrongOption, redacted
 from pipeline.base.stop import stoppable
 from pipeline.commands.backfill import backfill
 from pipeline.commands.catalogue import catalogue
+from pipeline.commands.compact import compact
 from pipeline.commands.consistency import prune, verify
 from pipeline.commands.doctor import doctor
 from pipeline.commands.run import EXAMPLES, run
@@ -78,5 +79,5 @@ def cli() -> None:
     """Materialize the features of dCMMS. Without a command: `run`."""
 
 
-for command in (run, backfill, training_set, status, doctor, verify, prune, catalogue):
+for command in (run, backfill, training_set, status, doctor, verify, prune, compact, catalogue):
     cli.add_command(command)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
@@ -18,7 +17,7 @@ from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
 from pipeline.registry.feast_store import check_data_dir, registered_view, registry_error
-from pipeline.snapshots.files import newest_snapshot, snapshot_instant
+from pipeline.snapshots.files import newest_snapshot, open_snapshot, snapshot_instant
 
 
 @dataclass
@@ -56,7 +55,7 @@ def publish(
     view = registered_view(store, name)
     if engine == ENGINE_FEAST:
         _materialize_with_feast(store, view, as_of)
-        return Published(rows=pq.read_metadata(path).num_rows)
+        return Published(rows=open_snapshot(path).metadata.num_rows)
     fault_point("online: before")
     written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, progress=progress)
     fault_point("online: written")

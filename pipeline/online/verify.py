@@ -20,7 +20,7 @@ from pipeline.base.specs import snapshot_schema
 from pipeline.online.redis.departed import departed_online
 from pipeline.online.redis.engine import redis_client, row_encoder, translated_errors
 from pipeline.registry.feast_store import check_data_dir, registered_view
-from pipeline.snapshots.files import newest_snapshot
+from pipeline.snapshots.files import newest_snapshot, snapshot_dataset
 
 # One request to Feast: its answer holds an object per value.
 _REQUEST_ROWS = 1_000
@@ -55,7 +55,7 @@ def verify(store: FeatureStore, data_dir: Path, view: str, *, sample: int | None
     path = newest_snapshot(data_dir, view)
     if path is None:
         raise PipelineError(f"{view}: there is no snapshot in {data_dir / view} to compare with")
-    snapshot = ds.dataset([str(path)], snapshot_schema(view), format="parquet")  # NULL for a feature that it lacks
+    snapshot = snapshot_dataset(path, snapshot_schema(view))
     results = {field.name: Consistency(view, field.name) for field in registered.features}
     with translated_errors():
         for rows in _rows(snapshot, sample):

@@ -18,7 +18,7 @@ from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots import quality
-from pipeline.snapshots.files import snapshot_path, write_snapshot
+from pipeline.snapshots.files import file_of, snapshot_path, write_snapshot
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.snapshots.upkeep import is_of_definition
 from pipeline.sources import extract
@@ -113,7 +113,7 @@ def backfill(
             tables = {view: read(chunk) for view, read in readers.items()}
             for instant in chunk:
                 result.renewed += not overwrite and any(
-                    snapshot_path(settings.feature_data_dir, view, instant).exists() for view in lacking[instant]
+                    file_of(snapshot_path(settings.feature_data_dir, view, instant)) for view in lacking[instant]
                 )
                 _write_instant(settings, instant, _snapshots_of(instant, lacking[instant], tables), result)
                 result.written += 1

@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 
 from features.view_spec import ViewSpec
 from pipeline.base.clock import ClockError, is_ahead
@@ -25,8 +25,10 @@ from pipeline.online import publish as online
 from pipeline.online import verify
 from pipeline.registry.feast_store import check_data_dir, find_view, is_kept_in, registered_view
 from pipeline.registry.lock import RunLock
+from pipeline.runs.compact import compact_a_month
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
+    file_of,
     newest_snapshot,
     read_snapshot,
     remove_unfinished,
@@ -116,13 +118,14 @@ class _Materialization:
         """Keep up the folder of each view, if it is the right one and there; a view that fails is not even read."""
         for view in self.views:
             with self._step(view, "looking at snapshots"):
-                if store:
-                    self._check_folder(view, store, push, accept_drop)
+                registered = self._check_folder(view, store, push, accept_drop) if store else None
                 keep_up(
                     self.settings.feature_data_dir,
                     view,
                     progress=partial(self.progress, view, "bringing in new columns"),
                 )
+                # now, when all files have been looked at, and not the one that this run is to write
+                compact_a_month(self.settings, view, registered)
         self.views = [view for view in self.views if not self.results[view].error]
 
     def read(self) -> None:
@@ -175,12 +178,13 @@ class _Materialization:
             with self._step(view, "publishing"):
                 self._publish(view, store)
 
-    def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> None:
+    def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> FeatureView | None:
+        """Return the registered view where the folder is its own; raise `PipelineError` for a wrong or empty one."""
         data_dir = self.settings.feature_data_dir
         # first of all: a view that is not registered cannot be published
         registered = registered_view(store, view) if push else find_view(store, view)
         if not registered or (not push and not is_kept_in(registered, data_dir)):
-            return  # what is not published may be written anywhere
+            return None  # what is not published may be written anywhere
         check_data_dir(registered, data_dir)
         published = registered.most_recent_end_time
         if published and not accept_drop and not newest_snapshot(data_dir, view):
@@ -188,6 +192,7 @@ class _Materialization:
                 f"there is no snapshot in {data_dir / view}, and {published:%Y-%m-%dT%H:%M:%SZ} is online: is the disk "
                 "of FEATURE_DATA_DIR mounted? If its snapshots are gone for good, run again with --accept-drop"
             )
+        return registered
 
     def _read_postgres(self, views: list[str]) -> None:
         if not views:
@@ -235,7 +240,7 @@ class _Materialization:
             if need.view in rows:
                 continue
             if need.without:
-                if snapshot_path(data_dir, spec.name, self.as_of).exists():
+                if file_of(snapshot_path(data_dir, spec.name, self.as_of)):
                     raise PipelineError(
                         f"the snapshot of this instant stays: without {need.view} a new one would know less"
                     )
@@ -303,7 +308,7 @@ class _Materialization:
             self.as_of,
             snapshot_path(self.settings.feature_data_dir, view, self.as_of),
             engine=self.engine,
-            progress=lambda done: self.progress(view, "publishing", done / rows),
+            progress=lambda done: self.progress(view, "publishing", done / max(rows, 1)),
         )
         if done.removed:
             self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)

@@ -5,7 +5,7 @@ only for the rows that it leaves open, and features are read from those files al
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -13,28 +13,24 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.specs import TIMESTAMP
-from pipeline.snapshots.files import EARLIEST, is_whole, snapshot_instant, snapshots
+from pipeline.snapshots.files import EARLIEST, Replaced, dated_files, is_whole
 
 logger = logging.getLogger(__name__)
 
 _AS_OF_JOIN, _FEATURES_OF = (
     Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("as_of_join.sql", "features_of.sql")
 )
-_FOUND = pa.schema(
-    {
-        "entity_row": pa.int64(),
-        "asset_id": pa.string(),
-        "event_timestamp": TIMESTAMP,
-        "created": TIMESTAMP,
-        "filename": pa.string(),
-    }
-)
+_KEYS = pa.schema({"asset_id": pa.string(), "event_timestamp": TIMESTAMP, "created": TIMESTAMP})
+_FOUND = _KEYS.insert(0, pa.field("entity_row", pa.int64()))
+# How often it begins anew where files have been replaced meanwhile by that of their day or month.
+_ATTEMPTS = 5
 # How much further back each look reaches than the one before. More opens more files for an asset that only the newest
 # snapshot lacks, less looks more often for an asset that has none.
 _FURTHER = 8
@@ -54,59 +50,73 @@ def as_of_join(
     was created by then, a value does not fit its feature's type, or a file cannot be read.
     """
     rows = rows.select(["asset_id", "event_timestamp"]).append_column("entity_row", pa.array(np.arange(rows.num_rows)))
-    files: list[str] = []
-    try:
-        with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
-            found = _find(engine, rows, folder, ttl, live_snapshots)
-            files = found["filename"].unique().to_pylist()
-            features = ds.dataset(files, schema, format="parquet")  # NULL where a file lacks a feature, or a safe cast
-            for name, relation in {"entity_rows": rows, "found": found, "snapshots": features}.items():
-                engine.register(name, relation)
-            return engine.sql(_FEATURES_OF).to_arrow_table()
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        reason = _misfit(files, schema) or first_line(error)
-        raise PipelineError(f"{folder.name}: {reason}. Check the snapshots in {folder}.") from error
+    for _ in range(_ATTEMPTS):
+        try:
+            snapshots = _Snapshots(folder, rows["event_timestamp"].to_numpy(), ttl)
+            with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
+                found = _find(engine, rows, snapshots, live_snapshots)
+                features = snapshots.rows(np.isin(snapshots.known, found["event_timestamp"].to_numpy()), schema)
+                for name, relation in {"entity_rows": rows, "found": found, "snapshots": features}.items():
+                    engine.register(name, relation)
+                return engine.sql(_FEATURES_OF).to_arrow_table()
+        except Replaced:
+            continue
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if not all(path.exists() for path in set(snapshots.files)):
+                continue
+            reason = _misfit(snapshots.opened, schema) or first_line(error)
+            raise PipelineError(f"{folder.name}: {reason}. Check the snapshots in {folder}.") from error
+    raise PipelineError(f"{folder.name}: files in {folder} are replaced all the time. Try again later.")
 
 
-def _find(
-    engine: duckdb.DuckDBPyConnection, rows: pa.Table, folder: Path, ttl: timedelta | None, live_snapshots: bool
-) -> pa.Table:
+class _Snapshots:
+    """The snapshots of a view that rows at some instants can need: what they are `known` as of, ascending, and `files`.
+
+    `opened` are the files whose rows have been asked for.
+    """
+
+    def __init__(self, folder: Path, instants: NDArray[np.datetime64], ttl: timedelta | None) -> None:
+        self.view = folder.name
+        self.instants, self.at = np.unique(instants, return_inverse=True)
+        first, last = (each.astype("datetime64[us]").item().replace(tzinfo=UTC) for each in self.instants[[0, -1]])
+        since = first - ttl if ttl and first - EARLIEST > ttl else EARLIEST
+        dated = list(dated_files(folder.parent, folder.name, since, last))[::-1]
+        self.known = pa.array([instant for instant, _ in dated], TIMESTAMP).to_numpy()
+        self.files = np.array([path for _, path in dated], dtype=object)
+        # Those of each instant are the ones from `limit` to `stop`.
+        self.stop = np.searchsorted(self.known, self.instants, side="right")
+        self.limit = np.searchsorted(self.known, self.instants - np.timedelta64(ttl)) if ttl else 0 * self.stop
+        self.opened: set[str] = set()
+
+    def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_], schema: pa.Schema) -> ds.Dataset:
+        """Return the columns of `schema` of the snapshots `chosen`: NULL where a file lacks one, or a safe cast."""
+        files = _whole(np.unique(self.files[chosen].astype(str)))
+        self.opened.update(files)
+        # of the file of a month only the row groups are read that may hold an instant
+        instants = pa.array(self.known[chosen]).cast(TIMESTAMP)
+        return ds.dataset(files, schema, format="parquet").filter(pc.field("event_timestamp").isin(instants))
+
+
+def _find(engine: duckdb.DuckDBPyConnection, rows: pa.Table, snapshots: _Snapshots, live_snapshots: bool) -> pa.Table:
     """Return which snapshot serves which of `rows`, as the SQL of `as_of_join` does; none of them twice."""
-    instants, at = np.unique(rows["event_timestamp"].to_numpy(), return_inverse=True)
-    paths, known = _snapshots_for(instants, folder, ttl)
-    # The snapshots of each instant are those from `limit` to `stop`; those from `start` on are looked into.
-    stop = np.searchsorted(known, instants, side="right")
-    limit = np.searchsorted(known, instants - np.timedelta64(ttl)) if ttl else np.zeros_like(stop)
-    _report_instants(folder.name, instants, limit < stop)
+    at, stop, limit = snapshots.at, snapshots.stop, snapshots.limit
+    _report_instants(snapshots.view, snapshots.instants, limit < stop)
     found, is_open, step = [_FOUND.empty_table()], (limit < stop)[at], 1
     while is_open.any():
-        start = np.maximum(stop - step, limit)
-        files = _whole(paths[_in_any(start, stop, np.unique(at[is_open]))])
-        if files:
-            oldest = pa.array(known[start[at[is_open]]]).cast(TIMESTAMP)
-            engine.register("entity_rows", rows.filter(is_open).append_column("oldest", oldest))
-            parameters = {"files": files, "live_snapshots": live_snapshots}
-            found.append(engine.sql(_AS_OF_JOIN, params=parameters).to_arrow_table().cast(_FOUND))
-            is_open[found[-1]["entity_row"].to_numpy()] = False
+        start = np.maximum(stop - step, limit)  # those from here on are looked into
+        oldest = pa.array(snapshots.known[start[at[is_open]]]).cast(TIMESTAMP)
+        engine.register("entity_rows", rows.filter(is_open).append_column("oldest", oldest))
+        engine.register("snapshots", snapshots.rows(_in_any(start, stop, np.unique(at[is_open])), _KEYS))
+        found.append(engine.sql(_AS_OF_JOIN, params={"live_snapshots": live_snapshots}).to_arrow_table().cast(_FOUND))
+        is_open[found[-1]["entity_row"].to_numpy()] = False
         stop, step = start, step * _FURTHER
         is_open &= (limit < stop)[at]
     if live_snapshots and not any(table.num_rows for table in found):
         raise PipelineError(
-            f"{folder.name}: no snapshot was there yet at the instant of any row. Backfilled ones never were: join "
+            f"{snapshots.view}: no snapshot was there yet at the instant of any row. Backfilled ones never were: join "
             "them without --live-snapshots"
         )
     return pa.concat_tables(found)
-
-
-def _snapshots_for(
-    instants: NDArray[np.datetime64], folder: Path, ttl: timedelta | None
-) -> tuple[NDArray[np.object_], NDArray[np.datetime64]]:
-    """Return the snapshots that rows at `instants` (ascending) can need and what they are as of, both ascending."""
-    first, last = (instant.astype("datetime64[us]").item().replace(tzinfo=UTC) for instant in instants[[0, -1]])
-    since = first - ttl if ttl and first - EARLIEST > ttl else EARLIEST
-    paths = list(snapshots(folder.parent, folder.name, since, last))[::-1]
-    known = pa.array([snapshot_instant(path) for path in paths], TIMESTAMP).to_numpy()
-    return np.array(paths, dtype=object), known
 
 
 def _report_instants(view: str, instants: NDArray[np.datetime64], is_served: NDArray[np.bool_]) -> None:
@@ -136,18 +146,18 @@ def _in_any(start: NDArray[np.int64], stop: NDArray[np.int64], chosen: NDArray[n
     return np.flatnonzero(np.cumsum(edges))
 
 
-def _whole(paths: NDArray[np.object_]) -> list[str]:
+def _whole(paths: NDArray[np.str_]) -> list[str]:
     """Return those of the Parquet files `paths` that are whole; warn of the others."""
-    whole = [str(path) for path in paths if is_whole(path)]
+    whole = [str(path) for path in paths if is_whole(Path(path))]
     if len(whole) < len(paths):
         halves = [str(path) for path in paths if str(path) not in whole]
         logger.warning("%d snapshots are not whole and are passed over: %s", len(halves), ", ".join(halves[:3]))
     return whole
 
 
-def _misfit(paths: Sequence[str], schema: pa.Schema) -> str | None:
+def _misfit(paths: Iterable[str], schema: pa.Schema) -> str | None:
     """Return, in words, the first feature in `paths` whose values do not fit the type in `schema`; None without one."""
-    for path in paths:
+    for path in sorted(paths):
         with suppress(OSError, pa.ArrowException):  # damaged otherwise
             kept = pq.read_schema(path)
             changed = [

@@ -1,10 +1,10 @@
 -- as_of_join: which snapshot holds what was known of an asset at an instant.
 --
--- grain       one row per row of entity_rows that one of the files serves: the newest row of its asset that counts
+-- grain       one row per row of entity_rows that one of the snapshots serves: the newest row of its asset that counts
 --             at its instant and is not as of an instant before its `oldest`
--- source      entity_rows: entity_row, asset_id, event_timestamp, oldest (Arrow); snapshots of a view (Parquet), of
---             which the keys and times are read, no feature
--- parameters  files: the snapshots; live_snapshots: whether a row counts only from when it was `created`
+-- source      entity_rows: entity_row, asset_id, event_timestamp, oldest; snapshots of a view: the keys and times, no
+--             feature; both Arrow
+-- parameters  live_snapshots: whether a row counts only from when it was `created`
 -- engine      DuckDB
 -- owner       ml-platform@dcmms.example
 
@@ -15,9 +15,8 @@ known as (
         asset_id,
         event_timestamp,
         created,
-        filename,
         case when $live_snapshots then greatest(event_timestamp, created) else event_timestamp end as counts_from
-    from read_parquet($files, hive_partitioning = false)
+    from snapshots
     where asset_id in (select entity_rows.asset_id from entity_rows)
 ),
 
@@ -35,8 +34,7 @@ select
     entity_rows.entity_row,
     newest.asset_id,
     newest.event_timestamp,
-    newest.created,
-    newest.filename
+    newest.created
 from entity_rows
 asof inner join newest
     on entity_rows.asset_id = newest.asset_id and entity_rows.event_timestamp >= newest.counts_from

@@ -1,8 +1,11 @@
-"""Snapshots: one immutable Parquet file per feature view and as-of instant, never visible half-written.
+"""Snapshots: the rows of a feature view as of an instant, in immutable Parquet files, none visible half-written.
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`, the as-of instant in UTC as ISO 8601 basic format. An
 entity whose row the quality gate has set aside has none in it; the footer of the file names it, since it has not left.
 The footer also names the features that an older definition lacked and that a run has brought in as NULL.
+
+Those of a past day or month may be in one file, `<first as-of>--<last as-of>.parquet` in the folder of the first, with
+the notes of each in its footer. The path of a snapshot names it all the same: what opens it here finds where it is.
 """
 
 import json
@@ -10,19 +13,29 @@ import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, first_line
+from pipeline.snapshots.exchange import alone, replace_files, sharing
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
 
 logger = logging.getLogger(__name__)
 
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_SET_ASIDE, _LACKED = b"set_aside", b"lacked"
+_SET_ASIDE, _LACKED, _NOTES = b"set_aside", b"lacked", b"snapshots"
+_KEPT_NOTES = {_SET_ASIDE, _LACKED}
+# Between the first and the last instant in the name of a file: what ISO 8601 has for an interval in names of files.
+_TO = "--"
+
+
+class Replaced(PipelineError):
+    """A file of snapshots that has been there is gone: others have just been put in its place."""
 
 
 def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -30,10 +43,14 @@ def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
     return data_dir / view / _folder_name(as_of) / file_name(as_of)
 
 
-def file_name(as_of: datetime) -> str:
-    """Return the name of a file that holds rows as of the instant `as_of`."""
+def file_name(first: datetime, last: datetime | None = None) -> str:
+    """Return the name of a file that holds rows as of the instant `first`, or of instants from it to `last`."""
+    return (_stem(first) if last in (None, first) else f"{_stem(first)}{_TO}{_stem(last)}") + ".parquet"
+
+
+def _stem(as_of: datetime) -> str:
     utc = as_of.astimezone(UTC)
-    return f"{utc:%Y%m%dT%H%M%S}" + (f".{utc.microsecond:06d}" if utc.microsecond else "") + "Z.parquet"
+    return f"{utc:%Y%m%dT%H%M%S}" + (f".{utc.microsecond:06d}" if utc.microsecond else "") + "Z"
 
 
 def snapshot_instant(path: Path) -> datetime:
@@ -42,12 +59,39 @@ def snapshot_instant(path: Path) -> datetime:
 
 
 def write_snapshot(table: pa.Table, path: Path) -> int:
-    """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
+    """Write `table` to `path`, replacing the snapshot of this instant, and return the size of the file in bytes.
 
-    A file that holds the same stays as it is, and with it the time at which its rows were first `created`.
-    Raises `PipelineError` where the folder cannot be written; the previous file then still stands.
+    One that is the same stays as it is, and with it the time at which its rows were first `created`. The file of a day
+    or month that spans the instant is taken apart. Raises `PipelineError` where the folder cannot be written; the
+    previous snapshot then still stands.
     """
-    return path.stat().st_size if _holds(path, table) else write_parquet(table, path)
+    while True:
+        with sharing(path.parents[2]):
+            held = file_of(path)
+            if held and _holds(path, table):
+                return held.stat().st_size
+            file = _file_over(path)
+            if file is None:
+                return write_parquet(table, path)
+        take_apart(file)
+
+
+def take_apart(file: Path) -> None:
+    """Give each snapshot in `file`, that of a day or month, a file of its own again, all of them in one step.
+
+    Raises `PipelineError` where the folder cannot be written; the file then still stands.
+    """
+    folder = file.parents[1]
+
+    def write(target: Path) -> None:
+        for instant in _footer_of(file)[1]:
+            path = snapshot_path(folder.parent, folder.name, instant)
+            if not path.exists():  # else it has been written since
+                write_parquet(read_snapshot(path), target / path.relative_to(folder))
+
+    with alone(folder.parent):
+        if file.exists():  # else somebody else was faster
+            replace_files(folder, [file], write)
 
 
 def remove_unfinished(data_dir: Path) -> None:
@@ -57,15 +101,78 @@ def remove_unfinished(data_dir: Path) -> None:
 
 
 def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST) -> Iterator[Path]:
-    """Yield the snapshots of `view` as of `first` to `last`, both inclusive, the newest one first.
+    """Yield the paths of the snapshots of `view` as of `first` to `last`, both inclusive, the newest one first."""
+    return (snapshot_path(data_dir, view, instant) for instant, _ in dated_files(data_dir, view, first, last))
+
+
+def dated_files(
+    data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST
+) -> Iterator[tuple[datetime, Path]]:
+    """Yield the instants from `first` to `last` that have a snapshot of `view`, each with its file, the newest first.
+
+    A file of a day or month whose footer cannot be read is passed over with a warning.
+    """
+    for _, _, path in snapshot_files(data_dir, view, first, last):
+        yield from ((instant, path) for instant in reversed(instants_in(path)) if first <= instant <= last)
+
+
+def instants_in(file: Path) -> list[datetime]:
+    """Return the instants of the snapshots in a file, in order; none, and a warning, where that cannot be read.
+
+    Raises `Replaced` where the file is gone.
+    """
+    span = span_of(file)
+    if not span or span[0] < span[1]:
+        return list(_footer_of(file)[1]) if can_be_read(file) else []
+    return [span[0]]
+
+
+def snapshot_files(
+    data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST
+) -> Iterator[tuple[datetime, datetime, Path]]:
+    """Yield the first and last instant of each file with snapshots of `view` as of `first` to `last`, newest first.
 
     A file of another name, in another folder or without a byte is none. The folder of a day is looked into only when
     its turn comes: what asks for the newest snapshot does not wait for the names of years of them.
     """
-    for folder in sorted((data_dir / view).glob("snapshot_date=*"), reverse=True):
-        if _folder_name(first) <= folder.name <= _folder_name(last):
-            found = {instant: path for path in folder.glob("*.parquet") if (instant := _instant_of(path))}
-            yield from (found[instant] for instant in sorted(found, reverse=True) if first <= instant <= last)
+    folder, since = data_dir / view, _folder_name(first.astimezone(UTC).replace(day=1))  # there is the file of a month
+    days = [day for day in folder.glob("snapshot_date=*") if since <= day.name <= _folder_name(last)]
+    for day in sorted(days, reverse=True):
+        found = ((*span, path) for path in day.glob("*.parquet") if (span := _span_with_bytes(path)))
+        yield from (entry for entry in sorted(found, reverse=True) if entry[0] <= last and entry[1] >= first)
+
+
+def file_of(path: Path) -> Path | None:
+    """Return the file that holds the snapshot `path`, its own or that of its day or month; None if there is none."""
+    if path.is_file():
+        return path
+    file = _file_over(path)
+    return file if file and snapshot_instant(path) in instants_in(file) else None
+
+
+def _file_over(path: Path) -> Path | None:
+    """Return the file of a day or month that spans the instant of the snapshot `path`, None if there is none."""
+    as_of, view = snapshot_instant(path), path.parents[1]
+    for day in range(as_of.day, 0, -1):
+        for file in (view / _folder_name(as_of.replace(day=day))).glob(f"*{_TO}*.parquet"):
+            if (span := span_of(file)) and span[0] <= as_of <= span[1]:
+                return file
+    return None
+
+
+def _footer_of(file: Path) -> tuple[pa.Schema, dict[datetime, dict[str, list[str]]]]:
+    """Return the columns in the file of a day or month, and the notes of each snapshot in it, in order of instants."""
+    try:
+        return _read_footer(file, file.stat().st_mtime_ns)
+    except FileNotFoundError as error:
+        raise Replaced(f"{file} has just been replaced by others. Try again") from error
+
+
+@lru_cache(maxsize=8)
+def _read_footer(file: Path, _version: int) -> tuple[pa.Schema, dict[datetime, dict[str, list[str]]]]:
+    schema = pq.read_schema(file)
+    notes = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return schema.remove_metadata(), dict(sorted((datetime.fromisoformat(stem), note) for stem, note in notes.items()))
 
 
 def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
@@ -84,7 +191,9 @@ def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime
 def can_be_read(path: Path) -> bool:
     """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
     try:
-        pq.read_metadata(path)
+        pq.read_metadata(file_of(path) or path)
+    except FileNotFoundError as error:
+        raise Replaced(f"{path} has just been replaced by others. Try again") from error
     except (OSError, pa.ArrowException) as error:
         logger.warning("passed over: the snapshot %s cannot be read: %s", path, first_line(error))
         return False
@@ -98,8 +207,44 @@ def is_whole(path: Path) -> bool:
 
 
 def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return the rows of one snapshot, without the partition column."""
-    return pq.read_table(path, columns=columns, partitioning=None)
+    """Return the rows of one snapshot with its notes, without the partition column."""
+    if path.is_file() or not (file := file_of(path)):
+        return pq.read_table(path, columns=columns, partitioning=None)
+    rows = snapshot_dataset(path, _footer_of(file)[0]).to_table(columns)
+    return rows.replace_schema_metadata(schema_of(path).metadata)
+
+
+def snapshot_dataset(path: Path, schema: pa.Schema) -> ds.Dataset:
+    """Return the rows of one snapshot as a dataset of the columns of `schema`, NULL where it lacks one."""
+    file = file_of(path) or path
+    rows = ds.dataset([str(file)], schema, format="parquet")
+    return rows if file == path else rows.filter(pc.field("event_timestamp") == pa.scalar(snapshot_instant(path)))
+
+
+def open_snapshot(path: Path) -> pq.ParquetFile:
+    """Return one snapshot as a Parquet file, which is made in memory where it shares the file of a day or month."""
+    if path.is_file():
+        return pq.ParquetFile(path, pre_buffer=False)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(read_snapshot(path), buffer, compression="zstd")
+    return pq.ParquetFile(pa.BufferReader(buffer.getvalue()))
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """Return the columns of one snapshot with its notes."""
+    if path.is_file() or not (file := file_of(path)):
+        return pq.read_schema(path)
+    schema, notes = _footer_of(file)
+    return schema.with_metadata({key: json.dumps(note) for key, note in notes[snapshot_instant(path)].items()})
+
+
+def with_notes(schema: pa.Schema, snapshots: dict[datetime, pa.Schema]) -> pa.Schema:
+    """Return `schema` with the notes of all `snapshots` by instant, for the file that holds them."""
+    notes = {
+        _stem(instant): {key.decode(): json.loads(one.metadata[key]) for key in _KEPT_NOTES & {*(one.metadata or {})}}
+        for instant, one in snapshots.items()
+    }
+    return schema.with_metadata({_NOTES: json.dumps(notes)})
 
 
 def with_set_aside(snapshot: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
@@ -113,12 +258,15 @@ def set_aside_in(schema: pa.Schema) -> pa.Array:
     return pa.array(json.loads((schema.metadata or {}).get(_SET_ASIDE, b"[]")), pa.string())
 
 
-def with_lacked(snapshot: pa.Table, features: list[str]) -> pa.Table:
-    """Return `snapshot` with the note that its definition lacked `features` too, or had them as another type."""
-    notes = dict(snapshot.schema.metadata or {})
-    return snapshot.replace_schema_metadata(
-        notes | {_LACKED: json.dumps(sorted({*lacked_in(snapshot.schema), *features}))}
-    )
+def with_lacked(schema: pa.Schema, features: list[str]) -> pa.Schema:
+    """Return `schema` with the note that its snapshots were computed without `features`, or with another type."""
+    notes = dict(schema.metadata or {})
+    if _NOTES in notes:
+        each = json.loads(notes[_NOTES])
+        for note in each.values():
+            note[_LACKED.decode()] = sorted({*note.get(_LACKED.decode(), []), *features})
+        return schema.with_metadata(notes | {_NOTES: json.dumps(each)})
+    return schema.with_metadata(notes | {_LACKED: json.dumps(sorted({*lacked_in(schema), *features}))})
 
 
 def lacked_in(schema: pa.Schema) -> list[str]:
@@ -129,8 +277,6 @@ def lacked_in(schema: pa.Schema) -> list[str]:
 def _holds(path: Path, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     try:
-        if not path.exists():
-            return False
         held = read_snapshot(path)
         if lacked_in(held.schema) or not set_aside_in(held.schema).equals(set_aside_in(table.schema)):
             return False
@@ -140,22 +286,29 @@ def _holds(path: Path, table: pa.Table) -> bool:
 
 
 def has_snapshot_name(path: Path) -> bool:
-    """Return whether `path` is called as a snapshot is, and in the folder of its day."""
+    """Return whether `path` is called as a file of snapshots is, and in the folder of its first day."""
+    return span_of(path) is not None
+
+
+def span_of(path: Path) -> tuple[datetime, datetime] | None:
+    """Return the first and last instant in the name of a file of snapshots, None where it is no such name."""
+    stems = path.stem.split(_TO)
     try:
-        instant = snapshot_instant(path)
-        return path.name == file_name(instant) and path.parent.name == _folder_name(instant)
-    except (ValueError, OverflowError):
-        return False
+        first, last = datetime.fromisoformat(stems[0]), datetime.fromisoformat(stems[-1])
+        is_one = first <= last and path.name == file_name(first, last) and path.parent.name == _folder_name(first)
+    except (ValueError, OverflowError, TypeError):  # no instant, one at the end of time, one without a zone
+        return None
+    return (first, last) if is_one else None
 
 
 def _folder_name(as_of: datetime) -> str:
     return f"snapshot_date={as_of.astimezone(UTC).date()}"
 
 
-def _instant_of(path: Path) -> datetime | None:
-    """Return the as-of instant of the snapshot at `path`, None where no snapshot has such a name or it is empty."""
+def _span_with_bytes(path: Path) -> tuple[datetime, datetime] | None:
+    """Return the span of a file of snapshots, None where no such file is called so or it is empty."""
+    span = span_of(path)
     try:
-        is_one = has_snapshot_name(path) and path.stat().st_size and path.is_file()
+        return span if span and path.stat().st_size and path.is_file() else None
     except FileNotFoundError:  # gone by now
         return None
-    return snapshot_instant(path) if is_one else None

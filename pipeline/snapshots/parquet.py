@@ -20,11 +20,12 @@ _LEFTOVER_SECONDS = 24 * 3600
 ROW_GROUP_ROWS = 16_384
 
 
-def write_parquet(table: pa.Table, path: Path) -> int:
-    """Write `table` to `path`, replacing what is there, and return the size of the file in bytes.
+def write_parquet(rows: pa.Table | pa.RecordBatchReader, path: Path) -> int:
+    """Write `rows` to `path`, replacing what is there, and return the size of the file in bytes.
 
-    The file is written and synced beside its place under a name that no reader looks for, then renamed. Raises
-    `PipelineError` where the folder cannot be made or written; what was there then still stands.
+    Each batch of a reader is a row group of its own, or several if it is large. The file is written and synced beside
+    its place under a name that no reader looks for, then renamed. Raises `PipelineError` where the folder cannot be
+    made or written; what was there then still stands.
     """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
     try:
@@ -32,7 +33,12 @@ def write_parquet(table: pa.Table, path: Path) -> int:
         try:
             with temporary.open("wb") as file:
                 fault_point("parquet: opened")
-                pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+                if isinstance(rows, pa.Table):
+                    pq.write_table(rows, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+                else:
+                    with pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+                        for batch in rows:
+                            writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
                 file.flush()
                 os.fsync(file.fileno())
             fault_point("parquet: written")

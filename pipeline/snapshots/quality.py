@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.snapshots.files import read_snapshot, snapshots, with_set_aside
+from pipeline.snapshots.files import open_snapshot, read_snapshot, snapshots, with_set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +143,9 @@ def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list
 def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_drop: float) -> list[BrokenRule]:
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
-    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them; rows that are set aside
-    are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken. Nothing
-    is lost where there is no earlier one.
+    A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them or all; rows that are set
+    aside are not lost. A snapshot that cannot be read is passed over, which is logged, and the one before it taken.
+    Nothing is lost where there is no earlier one.
     """
     for path in snapshots(data_dir, view, last=as_of - timedelta(microseconds=1)):
         try:
@@ -156,10 +156,10 @@ def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_d
 
 
 def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
-    footer = pq.read_metadata(path)
+    footer = open_snapshot(path).metadata
     rows, rows_before = snapshot.num_rows, footer.num_rows
     lost = rows_before - rows
-    if lost >= SMALLEST_LOSS and lost > max_drop * rows_before:
+    if (lost >= SMALLEST_LOSS or not rows) and lost > max_drop * rows_before:
         keys = read_snapshot(path, ["asset_id"])["asset_id"].combine_chunks()
         gone = keys.filter(pc.invert(pc.is_in(keys, value_set=snapshot["asset_id"].combine_chunks())))
         text = f"{rows:,} rows where the snapshot {path.stem} has {rows_before:,}: assets are gone"

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
 from pipeline.base.specs import snapshot_schema
 from pipeline.base.stop import raise_if_stopped
-from pipeline.snapshots.files import has_snapshot_name, lacked_in, with_lacked
+from pipeline.snapshots.exchange import MARKER, sharing
+from pipeline.snapshots.files import has_snapshot_name, lacked_in, schema_of, with_lacked
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quarantine import free_path, quarantine_folder
 
 logger = logging.getLogger(__name__)
 
-MARKER = ".definition"
 # A damaged file that is younger may still be on its way here: it is looked at once more, so much later.
 _YOUNG_NS = 60 * 1_000_000_000
 _LOOK_AGAIN_SECONDS = 1.0
@@ -81,8 +82,9 @@ def keep_up(data_dir: Path, view: str, progress: Callable[[float], None] = lambd
             raise_if_stopped()
             progress(number / len(found.older))
             try:
-                for name in _bring_to(schema, path, data_dir, view):
-                    misfits[name].append(path.stem)
+                with sharing(data_dir):
+                    for name in _bring_to(schema, path, data_dir, view):
+                        misfits[name].append(path.stem)
             except (pa.ArrowException, KeyError):  # behind a sound footer the rows are damaged
                 strays.append(path)
             except FileNotFoundError:
@@ -104,7 +106,7 @@ def keep_up(data_dir: Path, view: str, progress: Callable[[float], None] = lambd
 def is_of_definition(path: Path, view: str) -> bool:
     """Return whether `path` is a snapshot with all features of `view`, none of them only brought in later as NULL."""
     try:
-        kept = pq.read_schema(path)
+        kept = schema_of(path)
     except (OSError, pa.ArrowException):
         return False
     return _has_columns(kept, snapshot_schema(view)) and not lacked_in(kept)
@@ -199,41 +201,57 @@ def _being_written(strays: Iterable[Path], now: int) -> set[Path]:
 
 
 def _bring_to(schema: pa.Schema, path: Path, data_dir: Path, view: str) -> list[str]:
-    """Write the snapshot at `path` again with all columns of `schema`; return the features that do not fit their type.
+    """Write the snapshots at `path` again with all columns of `schema`; return the features that do not fit their type.
 
     Raises `pyarrow.ArrowException` where the rows cannot be read, or have no key or time.
     """
+    with _reading(), pq.ParquetFile(path) as file:
+        kept = file.schema_arrow
+        changed = [column for column in schema if not _has_columns(kept, pa.schema([column]))]
+        misfits = {column.name: kept.field(column.name).type for column in changed if not _fits(file, column)}
+        if misfits:
+            shutil.copy2(path, free_path(path, data_dir, view))
+        # the features of now in their order, then those that are gone
+        target = pa.schema([*schema, *(column for column in kept if column.name not in schema.names)], kept.metadata)
+        target = with_lacked(target, [column.name for column in changed])
+        lacked = {*misfits, *schema.names} - {*kept.names} | {*misfits}
+
+        def brought() -> Iterator[pa.RecordBatch]:
+            for group in range(file.num_row_groups):
+                with _reading():
+                    rows = file.read_row_group(group, use_threads=False)
+                columns = [
+                    pa.nulls(len(rows), column.type) if column.name in lacked else rows[column.name].cast(column.type)
+                    for column in target
+                ]
+                yield from pa.table(columns, schema=target).combine_chunks().to_batches()
+
+        write_parquet(pa.RecordBatchReader.from_batches(target, brought()), path)
+    return [f"{name} was {was} and does not fit {schema.field(name).type}" for name, was in misfits.items()]
+
+
+def _fits(file: pq.ParquetFile, column: pa.Field) -> bool:
+    """Return whether the values of a feature fit the type of `column`; one that is not there does."""
+    if column.name not in file.schema_arrow.names:
+        return True
     try:
-        with pq.ParquetFile(path) as file:
-            kept = file.read(use_threads=False)
+        file.read([column.name], use_threads=False)[column.name].cast(column.type)
+    except pa.ArrowException:
+        if not column.nullable:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Let damaged rows raise `pyarrow.ArrowInvalid`, as other damage does, not Arrow's own `OSError`."""
+    try:
+        yield
     except OSError as error:
         if error.errno:
             raise
         raise pa.ArrowInvalid(str(error)) from error
-    columns, changed, misfits = {name: kept[name] for name in kept.column_names}, [], []
-    for column in schema:
-        before = columns.pop(column.name, None)
-        if before is None:
-            before = pa.nulls(kept.num_rows, column.type)
-            changed.append(column.name)
-        elif before.type != column.type:
-            changed.append(column.name)
-            try:
-                before = before.cast(column.type)
-            except pa.ArrowException:
-                if not column.nullable:
-                    raise
-                misfits.append(f"{column.name} was {before.type} and does not fit {column.type}")
-                before = pa.nulls(kept.num_rows, column.type)
-        columns[column.name] = before
-    if misfits:
-        shutil.copy2(path, free_path(path, data_dir, view))
-    # the features of now in their order, then those that are gone
-    names = [*schema.names, *(name for name in kept.column_names if name not in schema.names)]
-    types = [schema.field(name) if name in schema.names else kept.schema.field(name) for name in names]
-    table = pa.table([columns[name] for name in names], schema=pa.schema(types, kept.schema.metadata))
-    write_parquet(with_lacked(table, changed), path)
-    return misfits
 
 
 def _move(path: Path, data_dir: Path, view: str) -> bool:

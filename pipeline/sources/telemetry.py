@@ -54,16 +54,19 @@ _ALMOST_A_SECOND = timedelta(microseconds=999_999)
 
 
 def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, bucket_seconds: int) -> pa.Table:
-    """Return `read_telemetry` of one instant.
+    """Return `read_telemetry` of one instant; where there is no telemetry, no rows and a warning.
 
-    Raises `PipelineError` also where there is no telemetry, or its buckets are not `bucket_seconds` wide.
+    Raises `PipelineError` also where its buckets are not `bucket_seconds` wide.
     """
     check_bucket_width(source, as_of, bucket_seconds)
     table = read_telemetry(source, view, [as_of], bucket_seconds)
     if not table.num_rows:
-        raise PipelineError(
-            f"ClickHouse holds no telemetry in the 90 d before {as_of.isoformat()}: check CLICKHOUSE_DATABASE, the "
-            "ingestion and the as-of instant"
+        logger.warning(
+            "%s: ClickHouse holds no telemetry in the 90 d before %s, so no asset has a row: check "
+            "CLICKHOUSE_DATABASE, the ingestion and the as-of instant",
+            view,
+            as_of.isoformat(),
+            extra={"view": view},
         )
     return table
 

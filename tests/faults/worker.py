@@ -22,6 +22,7 @@ _PRELOADED = [
     "pipeline.commands.console",
     "pipeline.runs.job",
     "pipeline.runs.one_instant",
+    "pipeline.runs.compact",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
     "feast.infra.registry.sql",

@@ -124,9 +124,13 @@ class World:
 
     def run(self, *arguments: str, as_of: datetime | None = B, **options: Any) -> Outcome:
         """Run the command as of B; `variables` change the environment, the other options are those of `Commands`."""
-        variables = self.variables | options.pop("variables", {})
         when = ("--as-of", as_of.isoformat()) if as_of else ()
-        return self._commands.run("run", *when, *arguments, variables=variables, **options)
+        return self.command("run", *when, *arguments, **options)
+
+    def command(self, *arguments: str, **options: Any) -> Outcome:
+        """Run any command of it; options as for `run`."""
+        variables = self.variables | options.pop("variables", {})
+        return self._commands.run(*arguments, variables=variables, **options)
 
     @property
     def variables(self) -> dict[str, str]:

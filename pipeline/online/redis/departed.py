@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from redis import Redis
 
 from pipeline.online.redis.layout import RowEncoder
-from pipeline.snapshots.files import set_aside_in
+from pipeline.snapshots.files import open_snapshot, set_aside_in
 
 _BATCH_ROWS = 65_536
 _SCAN_COUNT = 10_000
@@ -54,7 +54,7 @@ def _scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
 
 
 def _ids(snapshot: Path) -> Iterator[pa.Array]:
-    file = pq.ParquetFile(snapshot, pre_buffer=False)
+    file = open_snapshot(snapshot)
     for batch in file.iter_batches(_BATCH_ROWS, columns=["asset_id"]):
         yield batch.column("asset_id")
     yield set_aside_in(file.schema_arrow)
@@ -62,7 +62,7 @@ def _ids(snapshot: Path) -> Iterator[pa.Array]:
 
 def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:
     """Return those of `ids` that `snapshot` does not have; only the row groups that may hold them are read."""
-    file = pq.ParquetFile(snapshot, pre_buffer=False)
+    file = open_snapshot(snapshot)
     ids = ids.filter(pc.invert(pc.is_in(ids, value_set=set_aside_in(file.schema_arrow))))
     groups = [group for group in range(file.num_row_groups) if _may_hold(file, group, ids)] if len(ids) else []
     if groups:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import feast
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from redis import Redis, RedisError, exceptions
@@ -21,7 +20,7 @@ from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.online.redis.departed import departed_online, departed_since
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
-from pipeline.snapshots.files import can_be_read, snapshot_path, snapshots_between
+from pipeline.snapshots.files import can_be_read, open_snapshot, snapshot_path, snapshots_between
 
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
 _READ_ROWS = 16_384
@@ -169,7 +168,7 @@ def advice_for(text: str) -> str:
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
-    for read in pq.ParquetFile(path, pre_buffer=False).iter_batches(_READ_ROWS):
+    for read in open_snapshot(path).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
             batch = read.slice(start, _ENCODE_ROWS)
             keys = encoder.bulk_keys(batch.column("asset_id"))

@@ -45,7 +45,7 @@ def check_snapshots(settings: Settings) -> Iterator[Check]:
 
 def _space(folder: Path, place: Path) -> Check:
     free = shutil.disk_usage(place).free
-    newest = [path for view in VIEW_NAMES if (path := newest_snapshot(folder, view))]
+    newest = [path for view in VIEW_NAMES if (path := newest_snapshot(folder, view)) and path.is_file()]
     run = sum(path.stat().st_size for path in newest)
     text = f"{_size(free)} free" + (f", {free // run:,} runs like the last one" if run else "")
     fix = "move old snapshot_date=* folders away (training needs those of its period), or give the disk more room"
