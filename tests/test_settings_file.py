@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import REPOSITORY
+from pipeline.base.errors import PipelineError
 from pipeline.base.settings import load_settings
 from pipeline.operations.doctor.settings import read_settings
 from pipeline.operations.doctor.store import read_store_config
@@ -95,6 +96,30 @@ def test_whatever_is_in_single_quotes(texts: list[str]) -> None:
         patch.setenv("FEATURE_STORE_ENV_FILE", str(path))
         assert file_values() == {f"V{number}": text for number, text in enumerate(texts)}
         assert file_values().items() <= of_a_shell(path).items()
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e18"])
+def test_a_time_limit_beyond_every_timer_is_a_wrong_option(file: Path, seconds: str) -> None:
+    result = invoke("--timeout", seconds, "--dry-run")
+    assert (result.exit_code, result.stderr.count("\n")) == (64, 1)
+    assert "is no number of seconds up to 31,536,000" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STATEMENT_TIMEOUT_SECONDS", "99999999999"),
+        ("RETRY_SECONDS", "inf"),
+        ("RETRY_SECONDS", "nan"),
+        ("SCHEDULE_MINUTES", "9" * 12),
+    ],
+)
+def test_a_setting_beyond_what_servers_can_count_is_one_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(PipelineError, match=rf"^Settings: {name} .*Set it in"):
+        load_settings()
 
 
 @pytest.mark.parametrize("command", [("status",), ("doctor",), ("--as-of", "2026-01-01T00:00:00Z")])

@@ -89,10 +89,10 @@ class Settings(BaseSettings):
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
-    statement_timeout_seconds: int = Field(900, ge=1)
-    retry_seconds: float = Field(30, ge=0)
+    statement_timeout_seconds: int = Field(900, ge=1, le=2_000_000)  # PostgreSQL counts milliseconds in 32 bits
+    retry_seconds: float = Field(30, ge=0, le=86_400)
     keep_snapshots: Annotated[str, AfterValidator(_kept)] = ""
-    schedule_minutes: int = Field(60, ge=1)
+    schedule_minutes: int = Field(60, ge=1, le=100_000_000)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
 

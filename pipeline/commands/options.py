@@ -15,6 +15,9 @@ from pipeline.base.views import VIEW_NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# A year. The timers of Python and of PostgreSQL have an end, too.
+LONGEST_SECONDS = 31_536_000
+
 # Feast's readers take this very instant for no row at all.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -79,8 +82,11 @@ def _views(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...])
 
 
 def _limit_time(_ctx: click.Context, _param: click.Parameter, seconds: float | None) -> None:
-    if seconds:
-        set_time_limit(seconds)
+    if seconds is None:
+        return
+    if not seconds <= LONGEST_SECONDS:  # not a number is none of both
+        raise click.BadParameter(f"{seconds} is no number of seconds up to {LONGEST_SECONDS:,}")
+    set_time_limit(seconds)
 
 
 def _log_to(path: Path | None) -> None:
