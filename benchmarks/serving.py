@@ -100,7 +100,7 @@ def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
 def _wait_until_healthy(port: int, path: str = "/health") -> None:
     import requests
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             if requests.get(f"http://127.0.0.1:{port}{path}", timeout=2).ok:

@@ -9,6 +9,7 @@ from typing import Any
 import jwt
 import requests
 import uvicorn
+from starlette.types import ASGIApp
 
 from dev.servers import free_port
 from gateway.app import PREFIX, create_app
@@ -70,7 +71,13 @@ class Client:
 def running(**settings: Any) -> Iterator[int]:
     """Run the gateway in a thread, with the environment's feature store; yield its port."""
     options = {"jwt_secret": SECRET, "gateway_requests_per_minute": 1_000_000}
-    app = create_app(GatewaySettings(_env_file=None, **options | settings))
+    with served(create_app(GatewaySettings(_env_file=None, **options | settings))) as port:
+        yield port
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[int]:
+    """Serve an ASGI application in a thread; yield its port."""
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

