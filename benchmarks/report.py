@@ -103,10 +103,10 @@ def _fixed_cost(seconds: dict[int, float]) -> str:
 def _fleets(records: list[dict]) -> Iterable[str]:
     yield "## Extraction and whole runs"
     yield (
-        "Hourly telemetry of five metrics for 90 days, 50 work orders and 220 alerts (of 2,000 rules in 400 days) per asset, "
-        "generated inside the engines. The floor of a view is one plain GROUP BY scan of the same rows in the same engine; it does not take "
-        "out copies of buckets, which an extraction has to where some are stored twice: in a few blocks of 64 hours "
-        "that costs little, everywhere a sort of all rows. A whole run is "
+        "Hourly telemetry of five metrics for 90 days, 50 work orders and 220 alerts of 2,000 rules per asset, "
+        "generated inside the engines. The floor of a view is one plain GROUP BY scan of the same rows in the same "
+        "engine; it does not take out copies of buckets, which an extraction has to where some are stored twice: in a "
+        "few blocks of 64 hours that costs little, everywhere a sort of all rows. A whole run is "
         "`materialize_features.py` from its imports to the verified online values of all views."
     )
     lines = ["| assets | telemetry rows | view | floor | extraction | ratio | ratio of CPU time | peak memory |"]
