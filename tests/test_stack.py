@@ -118,7 +118,9 @@ def test_a_taken_port_is_named_with_its_server(tmp_path: Path, server: type[serv
     assert not (tmp_path / "server").exists()
 
 
-@pytest.mark.parametrize("content", [f"{os.getpid()}\n", "4194304999\n", "", "no number"])
+@pytest.mark.parametrize(
+    "content", [f"{os.getpid()}\n", "4194304999\n", "", "no number"], ids=["ours", "none", "empty", "text"]
+)
 def test_a_stale_pid_file_is_no_problem(tmp_path: Path, content: str) -> None:
     (tmp_path / "server.pid").write_text(content)
     server = RedisServer(tmp_path, free_port())
