@@ -45,13 +45,22 @@ recent_telemetry_features = FeatureView(
             Float32,
             "1",
             "Largest distance of a quantity's day from the mean of its 29 d before, in standard deviations of these",
-            window="30 d",
             at_least=0,
         ),
         feature(
-            "power_ratio_1d_vs_30d", Float32, "1", "Mean power of a day over that of 30 d; NULL if that is not above 0"
+            "power_ratio_1d_vs_30d",
+            Float32,
+            "1",
+            "Mean power of a day over that of 30 d; NULL if that is not above 0",
+            "1 d, 30 d",
         ),
-        feature("temperature_shift_1d_vs_30d", Float32, "°C", "Mean temperature of the last day less that of 30 d"),
+        feature(
+            "temperature_shift_1d_vs_30d",
+            Float32,
+            "°C",
+            "Mean temperature of the last day less that of 30 d",
+            "1 d, 30 d",
+        ),
         feature(
             "zero_power_hours_1d",
             Float32,
