@@ -101,7 +101,7 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .venv-deploy .pytest_cache .ruff_cache .mypy_cache .hypothesis feast_monitoring
+	@rm -rf .local $(VENV) .venv-deploy .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment, if there is none that works.

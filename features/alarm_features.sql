@@ -64,28 +64,33 @@ recent_alarms as materialized (
 ),
 
 -- alarms count at the instants from `triggered_from` on, and are open at those before `open_until`
-histories as materialized (
+alarms_so_far as (
     select
         alarms.asset_id,
-        moments.triggered_from,
-        moments.open_until,
-        count(*)::integer as total,
-        min(alarms.triggered_at) as first_at,
-        max(alarms.triggered_at) as last_at,
-        max(alarms.triggered_at) filter (where alarms.severity = 'critical') as last_critical_at
+        alarms.severity,
+        alarms.triggered_at,
+        case when alarms.triggered_at > bounds.first_as_of then alarms.triggered_at else '-infinity' end
+            as triggered_from,
+        case
+            when alarms.resolved_at <= bounds.first_as_of then '-infinity'
+            when alarms.resolved_at <= bounds.last_as_of then alarms.resolved_at
+            else 'infinity'
+        end as open_until
     from alarms
     inner join bounds on alarms.triggered_at <= bounds.last_as_of
-    cross join lateral (
-        select
-            case when alarms.triggered_at > bounds.first_as_of then alarms.triggered_at else '-infinity' end
-                as triggered_from,
-            case
-                when alarms.resolved_at <= bounds.first_as_of then '-infinity'
-                when alarms.resolved_at <= bounds.last_as_of then alarms.resolved_at
-                else 'infinity'
-            end as open_until
-    ) as moments
-    group by alarms.asset_id, moments.triggered_from, moments.open_until
+),
+
+histories as materialized (
+    select
+        asset_id,
+        triggered_from,
+        open_until,
+        count(*)::integer as total,
+        min(triggered_at) as first_at,
+        max(triggered_at) as last_at,
+        max(triggered_at) filter (where severity = 'critical') as last_critical_at
+    from alarms_so_far
+    group by asset_id, triggered_from, open_until
 ),
 
 -- what came before failures ----------------------------------------------------------------------------------
