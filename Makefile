@@ -29,8 +29,9 @@ down: $(INSTALLED) ## stop them; the data stays in .local/
 load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 120" for another one
 	@$(BIN)/python -m dev load $(ARGS)
 
+# A process per core, each with servers of its own; the tests of a module stay together.
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
