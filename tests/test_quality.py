@@ -99,13 +99,15 @@ def test_null_policy_of_the_contract() -> None:
         f"anomaly_count_{days}d" for days in (7, 30, 90)
     }
     text = {"tenant_id", "site_id", "asset_type"}
-    assert policies[NEVER] == counts | text | {"health_score", "hours_since_last_telemetry"}
+    risks = {"alarm_rule_risk_1d", "alarm_rule_risk_7d"}
+    assert policies[NEVER] == counts | text | risks | {"health_score", "hours_since_last_telemetry"}
     assert policies[COMES_AND_GOES] == {
         "asset_status",
         "avg_wo_completion_hours_30d",
         "wo_completion_rate_30d",
         "wo_count_trend_30d_vs_90d",
         "corrective_wo_ratio_30d",
+        "days_since_oldest_open_alarm",
     }
     assert {f.tags["null"] for _, f in FEATURES} == {NEVER, COMES_AND_GOES, UNKNOWN}
 

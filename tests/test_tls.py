@@ -63,10 +63,11 @@ def servers(production: Production, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def encrypted(servers: Encrypted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encrypted:
     """The environment of a run over TLS, with good certificates, registered definitions and an empty Redis."""
+    servers.production.use(monkeypatch, tmp_path / "data")
+    servers.production.register()
     servers.production.use(monkeypatch, tmp_path / "data", **servers.settings(servers.certificates.authority))
     for proxy in servers.proxies.values():
         proxy.context = servers.certificates.good
-    servers.production.register()
     for proxy in servers.proxies.values():
         proxy.connections = 0
     with Redis(port=servers.production.redis.port) as client:
