@@ -36,7 +36,7 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
 
-test-faults: $(INSTALLED) ## kill runs at 57 points, harm their connections, servers, disk and clock; 10 minutes
+test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
 	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter

@@ -21,6 +21,7 @@ import pytest
 
 from dev.servers import free_port
 from pipeline import REPOSITORY
+from pipeline.base.views import VIEW_NAMES
 from tests.production import Production
 
 pytestmark = [
@@ -107,7 +108,7 @@ def test_the_image_does_what_the_repository_does(container: str, production: Pro
         command("touch", "/opt/dcmms-feature-store/materialize_features.py")
     command("feast", "apply")
     summary = command(*MATERIALIZE, "--as-of", production.as_of_text)
-    assert summary.count(" online") == 3
+    assert summary.count(" online") == len(VIEW_NAMES)
     assert "fails" not in command(*MATERIALIZE, "doctor")
     assert " 0 " in command(*MATERIALIZE, "verify")
 

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.base.views import VIEW_NAMES
 from pipeline.snapshots.files import file_name, snapshot_path
 from tests.faults.clocks import set_to, step_by
 from tests.faults.net import CLEAR_FAILURE, COMPLETE, Net
@@ -51,7 +52,7 @@ def test_clock_behind_what_is_published(net: Net, behind: timedelta, exit_code: 
     net.world.restore()
     outcome = net.run(as_of=None, clock=partial(set_to, A - behind))
     assert outcome.exit_code == exit_code
-    assert len(re.findall(says, outcome.output)) == 3
+    assert len(re.findall(says, outcome.output)) == len(VIEW_NAMES)
     state = net.world.state()
     assert (state.online, state.intervals) == (net.world.before.online, net.world.before.intervals)
     names = {path.name for path in net.world.data.rglob("*.parquet")}

@@ -27,7 +27,7 @@ def rows(world: World) -> Counter:
         return Counter(engine.execute(query, [f"{world.data / VIEW}/**/*.parquet"]).fetchall())
 
 
-@pytest.mark.timeout(900 if LONG else 240)
+@pytest.mark.timeout(1800 if LONG else 240)
 def test_kills_of_compact(world: World, tally: Counter) -> None:
     world.restore()
     midnight = A.replace(hour=0, minute=0, second=0, microsecond=0)

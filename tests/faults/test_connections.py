@@ -23,7 +23,7 @@ ONE_WAY = {
 }
 
 
-@pytest.mark.timeout(900 if LONG else 240)
+@pytest.mark.timeout(1800 if LONG else 240)
 def test_connections_that_break(net: Net) -> None:
     chance = random.Random(SEED)
     faults = [

@@ -16,7 +16,7 @@ RANDOM_KILLS = 10 if LONG else 0
 VIEW = "work_order_features"
 _ROLLBACK = ("rollback", "--view", VIEW, "--to", A.isoformat())
 _SHORT_ROLLBACK = ("rollback: moved:1",)
-_SHORT = ("parquet: written:2", "redis: sent:9")
+_SHORT = ("parquet: written:1", "redis: sent:1")
 # Where a view is rejected, its rows go into quarantine.
 _REJECTING = {"QUALITY_MAX_DROP": "0"}
 _REJECTED = ("quality: rejected:1", "parquet: opened:1", "parquet: written:1", "parquet: renamed:1")
@@ -41,9 +41,14 @@ def test_readers_would_see_harm(world: World, harm: str) -> None:
         world.check_readers(world.before, world.after)
 
 
-@pytest.mark.timeout(900 if LONG else 240)
+@pytest.mark.timeout(1800 if LONG else 240)
 def test_kills(world: World, tally: Counter) -> None:
-    points = [f"{point}:{time}" for point, times in world.undisturbed.reached.items() for time in range(1, times + 1)]
+    # Of a point that each view passes, the first, a middle and the last time.
+    points = [
+        f"{point}:{time}"
+        for point, times in world.undisturbed.reached.items()
+        for time in sorted({1, (times + 1) // 2, times})
+    ]
     assert set(_SHORT) <= set(points)
     chance = random.Random(SEED)
     kills = [
