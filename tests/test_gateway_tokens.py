@@ -50,9 +50,9 @@ def bad_claims() -> Iterator[dict[str, Any]]:
     yield from (claims(exp=value) for value in NO_INSTANT)
     for name in ("type", "tokenType", "token_type", "token_use"):
         yield from (claims(**{name: value}) for value in OTHER_KINDS)
-    yield claims(nbf=int(time.time()) + 600)
+    yield claims(nbf=int(time.time()) + 86_400)
     yield claims(nbf="later")
-    yield claims(iat=int(time.time()) + 600)
+    yield claims(iat=int(time.time()) + 86_400)
     yield claims(iat=[])
     yield claims(aud="another service")
 

@@ -11,6 +11,7 @@ import psycopg2
 import pyarrow as pa
 import pytest
 import redis as redis_client
+from clickhouse_connect.driver.exceptions import OperationalError, StreamFailureError
 from redis.connection import DefaultParser
 
 from dev.servers import PostgresServer, RedisServer, free_port
@@ -21,6 +22,7 @@ from pipeline.online.redis import engine
 from pipeline.online.redis.engine import translated_errors
 from pipeline.online.redis.writer import connect
 from pipeline.registry.feast_store import registry_error
+from pipeline.sources import clickhouse as clickhouse_source
 from pipeline.sources import postgres as postgres_source
 from pipeline.sources.clickhouse import open_clickhouse
 from pipeline.sources.postgres import open_postgres
@@ -194,3 +196,13 @@ def test_clickhouse_that_is_down_is_tried_again(settings: Settings, caplog: pyte
     with retrying_for(1.2), pytest.raises(PipelineError, match="Check CLICKHOUSE_HOST"):
         open_clickhouse(settings).__enter__()
     assert [record.levelname for record in caplog.records if record.name == "pipeline.base.retries"] == ["WARNING"]
+
+
+@pytest.mark.parametrize(("cause", "passes"), [(OperationalError("reset"), True), (None, False)])
+def test_an_answer_of_clickhouse_that_breaks_off_may_pass_and_a_message_in_it_not(
+    cause: Exception | None, passes: bool
+) -> None:
+    """The driver raises one class for both; what the server said has no cause."""
+    error = StreamFailureError("Stream failed during read")
+    error.__cause__ = cause
+    assert clickhouse_source.may_pass(error) == passes

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, StreamFailureError
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -158,6 +158,8 @@ def may_pass(error: Exception) -> bool:
     if not isinstance(error, ClickHouseError):
         return isinstance(error, ConnectionError | TimeoutError | HTTPError)
     if getattr(error, "code", None) in _PASSING_CODES or _PASSING_STATUS.search(str(error)):
+        return True
+    if isinstance(error, StreamFailureError) and error.__cause__:  # without a cause it is what the server said
         return True
     cause = getattr(error.__cause__, "reason", error.__cause__)
     is_broken_off = isinstance(cause, ProtocolError | NewConnectionError | ConnectTimeoutError)
