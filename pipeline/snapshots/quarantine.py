@@ -19,10 +19,7 @@ from pipeline.base.fault_points import fault_point
 from pipeline.snapshots.exchange import sharing
 from pipeline.snapshots.files import file_name, file_of, has_snapshot_name, snapshots, take_apart
 from pipeline.snapshots.parquet import write_parquet
-from pipeline.snapshots.quality import BrokenRule
-
-# So many rules, and assets of each, are named in a message.
-_NAMED = 3
+from pipeline.snapshots.quality import NAMED, BrokenRule
 
 
 def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
@@ -120,8 +117,8 @@ def few_in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | 
 
 
 def _rules(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> str:
-    more = f" (rules broken besides: {len(broken) - _NAMED})" if len(broken) > _NAMED else ""
-    return "; ".join(_rule(snapshot, rule) for rule in broken[:_NAMED]) + more
+    more = f" (rules broken besides: {len(broken) - NAMED})" if len(broken) > NAMED else ""
+    return "; ".join(_rule(snapshot, rule) for rule in broken[:NAMED]) + more
 
 
 def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
@@ -133,7 +130,7 @@ def _rule(snapshot: pa.Table, rule: BrokenRule) -> str:
 
 
 def _listed(keys: pa.Array | pa.ChunkedArray) -> str:
-    return ", ".join(map(str, keys[:_NAMED].to_pylist()))
+    return ", ".join(map(str, keys[:NAMED].to_pylist()))
 
 
 def _kept_in(path: Path | None) -> str:
