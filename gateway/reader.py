@@ -40,10 +40,11 @@ local values = {}
 for i, key in ipairs(KEYS) do values[i] = redis.call('HGET', key, ARGV[1]) end
 return values
 """
-# KEYS: where the run that starts is noted. ARGV: a run, and for how long. Returns the run that is noted already.
+# KEYS: where the run that starts is noted. ARGV: a run, for how long, and one in whose place it may be noted. Returns
+# the run that is noted already.
 _CLAIM = """
 local other = redis.call('HGET', KEYS[1], 'text')
-if other then return other end
+if other and other ~= ARGV[3] then return other end
 redis.call('HSET', KEYS[1], 'text', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
@@ -152,10 +153,13 @@ class Reader:
                 AGE.labels(view.name).set(age.total_seconds())
         return ages
 
-    async def claim(self, run: str, seconds: int) -> str | None:
+    async def claim(self, run: str, seconds: int, instead_of: str = "") -> str | None:
         """Say to all gateways that `run` is about to start; return the run that another one has said so of."""
         async with self._guarded():
-            other = await cast(Awaitable[Any], self._client.eval(_CLAIM, 1, self._named("starting"), run, str(seconds)))
+            other = await cast(
+                Awaitable[Any],
+                self._client.eval(_CLAIM, 1, self._named("starting"), run, str(seconds), instead_of),
+            )
         return other.decode() if other else None
 
     async def starting(self) -> str | None:

@@ -14,7 +14,7 @@ from gateway.errors import ApiError, unavailable
 from gateway.reader import Reader
 from pipeline import REPOSITORY
 from pipeline.operations.status import busy_run
-from pipeline.registry.ledger import Ledger, PastRun
+from pipeline.registry.ledger import RUNNING, Ledger, PastRun
 
 # How long a run takes, at most, from its start to the lock of its project.
 _START_SECONDS = 60
@@ -33,7 +33,10 @@ class Runs:
     async def start(self, *, force: bool) -> str:
         """Start a run and return its id; raises `ApiError` 409, with its id if known, while another one is busy."""
         run = str(uuid.uuid4())
-        if other := await self._reader.claim(run, _START_SECONDS):
+        other = await self._reader.claim(run, _START_SECONDS)
+        if other and await self._is_over(other):  # and the gateway that started it is gone, or about to say so
+            other = await self._reader.claim(run, _START_SECONDS, instead_of=other)
+        if other:
             raise _busy(other)
         is_busy, holder = await asyncio.to_thread(busy_run, self._store)
         if is_busy:
@@ -63,6 +66,10 @@ class Runs:
         if await self._reader.starting() == str(run):
             return RunOutcome(runId=str(run), status="starting")
         raise ApiError(HTTPStatus.NOT_FOUND, "there is no such run")
+
+    async def _is_over(self, run: str) -> bool:
+        found = await asyncio.to_thread(Ledger(self._store).find, uuid.UUID(run))
+        return found is not None and found.outcome != RUNNING
 
     async def _watch(self, process: asyncio.subprocess.Process, run: str) -> None:
         code = await process.wait()

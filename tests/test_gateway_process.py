@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from gateway.app import PREFIX
@@ -102,6 +103,15 @@ def test_a_run_is_started_watched_and_told_of(
         log = (tmp_path / "gateway.log").read_text()
         assert run in log  # the lines of the run are there as well
         assert SECRET not in log
+        with Redis(port=production.redis.port) as client:  # as of a gateway that died before its run was over
+            client.hset("gateway:starting:dcmms", "text", run)
+        next_one = admin.post("/materialize")
+        assert next_one.status_code == 202, next_one.text
+        wait_until(
+            lambda: admin.get(f"/materialize/{next_one.json()['runId']}").json()["status"] == "done",
+            {"gateway": started},
+            "the next run ends",
+        )
 
 
 def test_a_run_that_cannot_start_says_so(
@@ -111,7 +121,9 @@ def test_a_run_that_cannot_start_says_so(
     production.register()
     with gateway(tmp_path, DATABASE_URL="postgresql://nobody@127.0.0.1") as (started, port):
         admin = Client(port, token("super_admin"))
-        run = admin.post("/materialize", json={}).json()["runId"]
+        first = admin.post("/materialize", json={})
+        assert first.status_code == 202, first.text
+        run = first.json()["runId"]
         assert admin.get(f"/materialize/{run}").json()["status"] in ("starting", "failed")
         wait_until(
             lambda: admin.get(f"/materialize/{run}").json()["status"] == "failed", {"gateway": started}, "it failed"

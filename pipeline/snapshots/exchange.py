@@ -1,7 +1,7 @@
 """Replacing many files of a folder by others in one step: who lists it finds the ones or the others, never both.
 
 A folder beside it is made of hard links to the files that stay and of the new files, then both change their names at
-once (`renameat2` of Linux). Before that a kill leaves the old state and a folder that nobody reads, after it the new
+once (`renameat2` of Linux). Who is just listing the old one has a moment for it, then its files go. Before that a kill leaves the old state and a folder that nobody reads, after it the new
 state and the old files in that folder. The next replacement removes it.
 """
 
@@ -23,6 +23,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 # Its time says up to when the files of a folder have been looked at: see `pipeline.snapshots.upkeep`.
 MARKER = ".definition"
+# How long the replaced files stay: who has opened the folder and reads its names would find only those that are left.
+_LISTING_SECONDS = 0.2
 # The clock of a disk goes in steps, by the kernel's timer.
 _TICK_SECONDS = 0.02
 
@@ -95,6 +97,7 @@ def replace_files(folder: Path, gone: Collection[Path], write: Callable[[Path], 
             raise
         fault_point("compact: exchanged")
         _sync(folder.parent)
+        time.sleep(_LISTING_SECONDS)
         _remove(beside)
         fault_point("compact: removed")
         if is_looked_at and _files(folder) == after:  # those that have stayed look changed, by their links
