@@ -1,8 +1,9 @@
 """Replacing many files of a folder by others in one step: who lists it finds the ones or the others, never both.
 
 A folder beside it is made of hard links to the files that stay and of the new files, then both change their names at
-once (`renameat2` of Linux). Who is just listing the old one has a moment for it, then its files go. Before that a kill leaves the old state and a folder that nobody reads, after it the new
-state and the old files in that folder. The next replacement removes it.
+once (`renameat2` of Linux). Who is just listing the old one has a moment for it, then its files go. Before the change a
+kill leaves the old state and a folder that nobody reads, after it the new state and the old files in that folder. The
+next replacement removes it.
 """
 
 import ctypes
