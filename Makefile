@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process per core, each with servers of its own; the tests of a module stay together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs gateway \
@@ -29,15 +31,14 @@ down: $(INSTALLED) ## stop them; the data stays in .local/
 load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 120" for another one
 	@$(BIN)/python -m dev load $(ARGS)
 
-# A process per core, each with servers of its own; the tests of a module stay together.
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(PYTEST) --ignore tests/faults --ignore tests/test_time_zones.py $(ARGS)
 
-test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
-	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
+test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets or FLEETS=2000
+	@PROPERTY_FLEETS=$(or $(FLEETS),200) $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py tests/test_time_zones.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
-	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults
+	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import click
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 
 REPOSITORY = Path(__file__).resolve().parent
-_SINGLE_QUOTED = re.compile(r"=[ \t]*'([^']*)'")
+_SINGLE_QUOTED = re.compile(r"^([ \t]*(?:export[ \t]+)?[^\s=#'\"]+[ \t]*=[ \t]*)'([^']*)'", re.MULTILINE)
 
 
 def settings_file() -> Path:
@@ -31,8 +30,8 @@ def settings_file() -> Path:
 def file_values() -> dict[str, str]:
     """Return the values of the settings file, none where it is missing.
 
-    What is in single quotes is taken as it stands, as by a shell and by systemd; dotenv alone would replace `${NAME}`
-    and `\\\\\\\\` in it. Raises `click.ClickException` where the file cannot be read.
+    What is in single quotes is taken as it stands, as by a shell and by systemd; dotenv alone would take `${NAME}`,
+    `\\\\` and `\\'` in it otherwise. Raises `click.ClickException` where the file cannot be read.
     """
     path = settings_file()
     try:
@@ -42,11 +41,18 @@ def file_values() -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
         raise click.ClickException(f"Settings: {path} {reason}. See .env.example.") from None
-    values = dotenv_values(stream=io.StringIO(text))
-    for line in parse_stream(io.StringIO(text)):
-        if line.key and (quoted := _SINGLE_QUOTED.search(line.original.string)):
-            values[line.key] = quoted[1]
-    return {name: value for name, value in values.items() if value is not None}
+    quoted = []
+
+    def hidden(match: re.Match[str]) -> str:
+        quoted.append(match[2])
+        return f"{match[1]}'\0{len(quoted) - 1}\0'"
+
+    values = dotenv_values(stream=io.StringIO(_SINGLE_QUOTED.sub(hidden, text)))
+    return {
+        name: re.sub("\0(\\d+)\0", lambda match: quoted[int(match[1])], value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import REPOSITORY
@@ -88,6 +88,7 @@ def test_single_quotes_mean_the_same_to_a_shell(file: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@example(["\\"])
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="'\0\r", exclude_categories=["Cs"]))))
 def test_whatever_is_in_single_quotes(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -22,6 +22,19 @@ def tally(request: pytest.FixtureRequest) -> Counter:
     return request.config.stash.setdefault(_TALLY, Counter())
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of this process to the one that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tally"] = dict(session.config.stash.get(_TALLY, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Add the counts of a process that has ended."""
+    counts = getattr(node, "workeroutput", {}).get("tally", {})
+    node.config.stash.setdefault(_TALLY, Counter()).update(counts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the counts. A wrong outcome and a lost snapshot have failed a test, and are counted all the same."""
     if not (counts := config.stash.get(_TALLY, None)):
