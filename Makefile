@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests and the demo start many processes: without their bytecode kept each would compile Feast anew, for five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # A process per core, each with servers of its own; the tests of a module stay together.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
