@@ -37,8 +37,8 @@ class Net:
             "FEAST_FS_YAML_FILE_PATH": self._write_yaml(),
             "CLICKHOUSE_HOST": f"http://127.0.0.1:{self.proxies[CLICKHOUSE].port}",
             "DATABASE_URL": f"postgresql://dcmms@127.0.0.1:{self.proxies[POSTGRES].port}/dcmms_faults",
-            "STATEMENT_TIMEOUT_SECONDS": "3",
-            "RETRY_SECONDS": "10",
+            "STATEMENT_TIMEOUT_SECONDS": "15",
+            "RETRY_SECONDS": "30",
         }
 
     def run(self, *arguments: str, variables: dict[str, str] | None = None, **options: object) -> Outcome:
@@ -62,7 +62,7 @@ class Net:
         proxy = self.proxies[name]
         proxy.set(fault)
         # The registry's driver has no time limit of its own; and there is no need to wait long for what does not come.
-        outcome = self.run("--timeout", "20", variables={"RETRY_SECONDS": "1.5"} if fault.lasting else {})
+        outcome = self.run("--timeout", "60", variables={"RETRY_SECONDS": "1.5"} if fault.lasting else {})
         happened = proxy.happened
         proxy.set(None)
         return self.judge(outcome, f"{name}: {fault}", *allowed) if happened else None
@@ -115,7 +115,7 @@ class Net:
             f":{self.world.postgres.port}/", f":{self.proxies[REGISTRY].port}/"
         )
         address = f"127.0.0.1:{self.proxies[REDIS].port}"
-        config["online_store"]["connection_string"] = f"{address},socket_timeout=2,socket_connect_timeout=2"
+        config["online_store"]["connection_string"] = f"{address},socket_timeout=5,socket_connect_timeout=5"
         path = self.world.yaml.with_name("through_proxies.yaml")
         path.write_text(yaml.safe_dump(config))
         return str(path)
