@@ -211,9 +211,7 @@ class _Making:
         data_dir = self.settings.feature_data_dir
         newest = {view: newest_snapshot(data_dir, view, until=self.as_of) for view in views}
         if not any(newest.values()):
-            raise PipelineError(
-                f"There is no snapshot in {data_dir} as of {_time(self.as_of)} or before: has a run ended?"
-            )
+            raise PipelineError(f"There is no snapshot as of {_time(self.as_of)} or before in {data_dir}: run first")
         if self.asked_baseline and not any(newest_snapshot(data_dir, v, until=self.asked_baseline) for v in views):
             raise PipelineError(f"There is no snapshot as of {_time(self.asked_baseline)} or before to compare with")
         self._read_ledger(views)
@@ -359,7 +357,9 @@ class _Making:
     def _sites_of(self, instant: datetime, rows: pa.Table) -> pa.ChunkedArray:
         """Return the site of each row as of an instant, by the newest assets' snapshot of then; NULL where unknown."""
         if instant not in self.sites:
-            path = newest_snapshot(self.settings.feature_data_dir, ASSETS, until=instant)
+            until = (instant, self.as_of)  # an asset seldom moves: where there is none of then, that of now
+            found = (newest_snapshot(self.settings.feature_data_dir, ASSETS, until=each) for each in until)
+            path = next(filter(None, found), None)
             self.sites[instant] = read_snapshot(path, ["asset_id", "site_id"]) if path else None
         assets = self.sites[instant]
         if assets is None:
@@ -474,9 +474,7 @@ def _of_freshness(view: Freshness, as_of: datetime, limit: timedelta) -> list[Fi
     if view.rows_before is not None and (loss := view.rows_before - view.rows) >= FEW:
         share = loss / view.rows_before
         if share >= ROWS_WARN:
-            said = (
-                f"{name} has {view.rows:,} rows, {view.rows_before:,} before: {percent(share)} of its assets are gone"
-            )
+            said = f"{name} has {view.rows:,} rows, {view.rows_before:,} before: {percent(share)} are gone"
             level = Level.ALARM if share >= ROWS_ALARM else Level.WARNING
             found.append(Finding(level, name, said, weight=20 + share))
     return found
