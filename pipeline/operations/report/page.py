@@ -19,6 +19,8 @@ from pipeline.registry.ledger import PastRun
 
 # The sizes of the pictures, in units of their own.
 _WIDTH, _HEIGHT, _LOW = 240, 60, 32
+# Up to here, the picture of the NULLs is not as high as it could be.
+_FEW_NULLS = 0.1
 # So many bins of a text are named, those that moved most.
 _NAMED = 3
 _MOST_TEXT = 40
@@ -169,14 +171,14 @@ def _bars(shares: NDArray[np.float64], top: float) -> str:
 
 
 def _course(nulls: Sequence[tuple[datetime, float | None]], most: float) -> str:
-    """Return the path of the shares of NULLs over time, up to the largest, empty where there are none."""
+    """Return the path of the shares of NULLs over time, empty where there are none; a few are a low line."""
     known = [(at, rate) for at, rate in nulls if rate is not None]
     if len(known) < 2 or not most:
         return ""
+    top = max(most, _FEW_NULLS)
     first, span = known[0][0], (known[-1][0] - known[0][0]).total_seconds()
     points = [
-        f"{(at - first).total_seconds() / span * _WIDTH:.0f} {_LOW - rate / most * (_LOW - 2):.0f}"
-        for at, rate in known
+        f"{(at - first).total_seconds() / span * _WIDTH:.0f} {_LOW - rate / top * (_LOW - 2):.0f}" for at, rate in known
     ]
     return "M" + "L".join(points)
 
