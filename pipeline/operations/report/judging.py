@@ -28,6 +28,21 @@ _MOSTLY = 0.75
 _RARELY = 1e-4
 
 
+# What a finding is about: the last runs, the age of a view or of a site's facts, online rows, rows that are gone or set
+# aside, NULLs, distributions, values that are not plausible.
+RUN, AGE, SOURCE, ONLINE, ROWS, SET_ASIDE, NULLS, DRIFT, PLAUSIBLE = KINDS = (
+    "run",
+    "age",
+    "source",
+    "online",
+    "rows",
+    "set aside",
+    "nulls",
+    "drift",
+    "plausible",
+)
+
+
 class Level(IntEnum):
     """How bad a finding is."""
 
@@ -38,9 +53,13 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a view, a feature or a site of it, in a sentence; the larger `weight` comes first."""
+    """What is wrong with a view, a feature or a site of it, in a sentence; the larger `weight` comes first.
+
+    `kind` is one of `KINDS`.
+    """
 
     level: Level
+    kind: str
     view: str
     text: str
     feature: str = ""
@@ -97,14 +116,14 @@ def _findings(view: FeatureView, field: Field, evidence: Evidence) -> Iterator[F
     if not (len(before) and len(now)):
         return
 
-    def finding(level: Level, text: str, weight: float = drift.psi) -> Finding:
-        return Finding(level, view.name, text, field.name, weight=weight)
+    def finding(level: Level, text: str, kind: str = DRIFT, weight: float = drift.psi) -> Finding:
+        return Finding(level, kind, view.name, text, field.name, weight=weight)
 
     was, is_now = before.null_count / len(before), now.null_count / len(now)
     rise = is_now - was
     if field.tags["null"] == UNKNOWN and rise >= NULLS_WARN and rise * len(now) >= FEW:
         level = Level.ALARM if rise >= NULLS_ALARM else Level.WARNING
-        yield finding(level, _of_assets(field.name, "NULL", is_now, was), max(rise, drift.psi))
+        yield finding(level, _of_assets(field.name, "NULL", is_now, was), NULLS, max(rise, drift.psi))
     known, known_before = now.drop_null(), before.drop_null()
     if not (len(known) and len(known_before)):
         return

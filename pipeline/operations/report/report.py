@@ -24,9 +24,16 @@ from pipeline.online.freshness import SAMPLE, event_timestamps
 from pipeline.operations.report.drift import compared, histograms, numbers
 from pipeline.operations.report.history import Moment, course
 from pipeline.operations.report.judging import (
+    AGE,
     FEW,
+    ONLINE,
+    PLAUSIBLE,
+    ROWS,
     ROWS_ALARM,
     ROWS_WARN,
+    RUN,
+    SET_ASIDE,
+    SOURCE,
     Evidence,
     Finding,
     Level,
@@ -222,7 +229,7 @@ class _Making:
             if path:
                 made.append(self._view(view, path))
             else:
-                self.findings.append(Finding(Level.ALARM, view, f"{view} has no snapshot", weight=99))
+                self.findings.append(Finding(Level.ALARM, AGE, view, f"{view} has no snapshot", weight=99))
         findings = [*self.findings, *(finding for view in made for finding in view.findings)]
         findings.sort(key=lambda each: (-each.level, -each.weight, each.view, each.feature, each.site))
         return Report(self.as_of, self.settings.age_limit, made, self.runs, findings, self.notes)
@@ -242,7 +249,7 @@ class _Making:
             if run:
                 self.findings.extend(_of_run(view, run))
         if self.runs and self.runs[0].outcome == FAILED and not self.runs[0].views:
-            self.findings.append(Finding(Level.ALARM, "", f"the last run failed: {self.runs[0].error}", weight=98))
+            self.findings.append(Finding(Level.ALARM, RUN, "", f"the last run failed: {self.runs[0].error}", weight=98))
 
     def _view(self, view: str, path: Path) -> ViewReport:
         data_dir, instant = self.settings.feature_data_dir, snapshot_instant(path)
@@ -264,7 +271,7 @@ class _Making:
             findings += _of_site(site, _source_limit(view))
         if set_aside:
             text = f"{set_aside:,} rows of {view} are set aside: quarantine/{view}/{path.name} has them and the reasons"
-            findings.append(Finding(Level.WARNING, view, text, weight=1))
+            findings.append(Finding(Level.WARNING, SET_ASIDE, view, text, weight=1))
         return ViewReport(
             view,
             instant,
@@ -464,19 +471,19 @@ def _of_freshness(view: Freshness, as_of: datetime, limit: timedelta) -> list[Fi
     age = as_of - (view.newest_event or as_of)
     if age > limit:
         said = f"the newest snapshot of {name} is {_age(age)} old: runs fail, or do not come"
-        found.append(Finding(Level.ALARM, name, said, weight=50))
+        found.append(Finding(Level.ALARM, AGE, name, said, weight=50))
     if view.online and as_of - view.online > limit and view.online < (view.newest_event or as_of):
         said = f"what is online of {name} is {_age(as_of - view.online)} old, its newest snapshot {_age(age)}"
-        found.append(Finding(Level.ALARM, name, said, weight=49))
+        found.append(Finding(Level.ALARM, ONLINE, name, said, weight=49))
     if view.missing:
         said = f"{view.missing:,} of {view.asked:,} assets of {name} that were looked for are not online"
-        found.append(Finding(Level.ALARM, name, said, weight=48))
+        found.append(Finding(Level.ALARM, ONLINE, name, said, weight=48))
     if view.rows_before is not None and (loss := view.rows_before - view.rows) >= FEW:
         share = loss / view.rows_before
         if share >= ROWS_WARN:
             said = f"{name} has {view.rows:,} rows, {view.rows_before:,} before: {percent(share)} are gone"
             level = Level.ALARM if share >= ROWS_ALARM else Level.WARNING
-            found.append(Finding(level, name, said, weight=20 + share))
+            found.append(Finding(level, ROWS, name, said, weight=20 + share))
     return found
 
 
@@ -485,15 +492,15 @@ def _of_site(site: Freshness, limit: timedelta) -> list[Finding]:
     name, of = site.view, f"site {site.site or 'unknown'}"
     if site.rows_before and not site.rows and site.rows_before >= FEW:
         said = f"{name} has no row of {of} any more, {site.rows_before:,} before"
-        return [Finding(Level.ALARM, name, said, site=site.site, weight=19)]
+        return [Finding(Level.ALARM, ROWS, name, said, site=site.site, weight=19)]
     found = []
     if site.rows_before and (loss := site.rows_before - site.rows) >= FEW and loss >= ROWS_ALARM * site.rows_before:
         said = f"{name} has {site.rows:,} rows of {of}, {site.rows_before:,} before"
-        found.append(Finding(Level.WARNING, name, said, site=site.site, weight=10 + loss / site.rows_before))
+        found.append(Finding(Level.WARNING, ROWS, name, said, site=site.site, weight=10 + loss / site.rows_before))
     if site.newest_source and site.newest_event and (age := site.newest_event - site.newest_source) > limit / 2:
         level = Level.ALARM if age > limit else Level.WARNING
         said = f"the newest data of {of} in {name} is {_age(age)} old"
-        found.append(Finding(level, name, said, site=site.site, weight=15))
+        found.append(Finding(level, SOURCE, name, said, site=site.site, weight=15))
     return found
 
 
@@ -502,13 +509,13 @@ def _of_run(view: str, run: PastRun) -> list[Finding]:
     row, found = run.views[view], []
     if row.get("outcome") in ("failed", "rejected"):
         what = "failed" if row["outcome"] == "failed" else "was held back"
-        found.append(Finding(Level.ALARM, view, f"{view} {what} in the run as of {_time(run.as_of)}", weight=47))
+        found.append(Finding(Level.ALARM, RUN, view, f"{view} {what} in the run as of {_time(run.as_of)}", weight=47))
     elif row.get("outcome") == "on hold":
-        found.append(Finding(Level.WARNING, view, f"{view} is on hold after a rollback", weight=5))
+        found.append(Finding(Level.WARNING, RUN, view, f"{view} is on hold after a rollback", weight=5))
     for feature, rows in (row.get("implausible") or {}).items():
         if rows:
             text = f"{feature} is not plausible in {rows:,} rows of the run as of {_time(run.as_of)}"
-            found.append(Finding(Level.WARNING, view, text, feature, weight=0.5))
+            found.append(Finding(Level.WARNING, PLAUSIBLE, view, text, feature, weight=0.5))
     return found
 
 
@@ -550,7 +557,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _finding_as_json(finding: Finding) -> dict[str, Any]:
     fields = {"view": finding.view, "feature": finding.feature, "site": finding.site}
-    return {"level": finding.level.name.lower(), "text": finding.text} | {k: v for k, v in fields.items() if v}
+    said = {"level": finding.level.name.lower(), "kind": finding.kind, "text": finding.text}
+    return said | {name: value for name, value in fields.items() if value}
 
 
 def _view_as_json(view: ViewReport, as_of: datetime) -> dict[str, Any]:
