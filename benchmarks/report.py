@@ -210,9 +210,9 @@ def _watching(records: list[dict]) -> Iterable[str]:
         yield "## Watching"
         yield (
             f"`report` with its page, over {r['snapshots']} made-up daily snapshots of {r['assets']:,} assets and "
-            f"{r['features']} features, imports not counted: {r['seconds']:.1f} s, {r['cpu_seconds']:.1f} s of CPU, at most "
-            f"{r['megabytes']:,.0f} MB, {r['page_bytes'] / 1e3:,.0f} kB of HTML. Target: {LIMIT_SECONDS} s, "
-            f"{LIMIT_MEGABYTES:,} MB, 500 kB."
+            f"{r['features']} features, imports not counted: {r['seconds']:.1f} s, {r['cpu_seconds']:.1f} s of CPU, "
+            f"at most {r['megabytes']:,.0f} MB of memory, a page of {r['page_bytes'] / 1e3:,.0f} kB. "
+            f"Target: {LIMIT_SECONDS} s, {LIMIT_MEGABYTES:,} MB, 500 kB."
         )
 
 

@@ -21,8 +21,8 @@ PLAUSIBLE = "plausible_"
 
 # What moves the values of many assets at once while nothing is wrong, which `report` takes into account: weather does
 # it to a site, and comes again in a year; the grid to all that are connected; time makes ages and all-time counts grow.
-# A view may say it for its features, and one of them `NOTHING`.
-WEATHER, GRID, TIME, NOTHING = "weather", "grid", "time", "nothing"
+# How late facts arrive, a backfilled snapshot cannot know. A view may say it for its features, one of these `NOTHING`.
+WEATHER, GRID, TIME, ARRIVAL, NOTHING = "weather", "grid", "time", "arrival", "nothing"
 
 # Units whose values are not negative unless a feature is signed, and the largest value where there is one.
 _LARGEST = {"count": None, "days": None, "months": None, "hours": None, "percent": 100, "points of 100": 100}

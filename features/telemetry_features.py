@@ -11,7 +11,7 @@ from feast.types import Float32, Float64, Int32
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ASSET_ID, GRID, NEVER, NOTHING, UNKNOWN, WEATHER, feature
+from features.fields import ARRIVAL, ASSET_ID, GRID, NEVER, NOTHING, UNKNOWN, WEATHER, feature
 from features.recent_telemetry_features import spec as recent_telemetry
 from features.view_spec import Need, ViewSpec, look_up
 
@@ -114,7 +114,7 @@ telemetry_features = FeatureView(
             at_least=0,
             at_most=1,
             plausible_at_least=0.5,
-            moves_with=NOTHING,
+            moves_with=ARRIVAL,
         ),
         feature(
             "hours_since_last_telemetry",
@@ -124,7 +124,7 @@ telemetry_features = FeatureView(
             window="90 d",
             null=NEVER,
             at_most=90 * 24,
-            moves_with=NOTHING,
+            moves_with=ARRIVAL,
             source_limit_hours=24,
         ),
     ],

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from datetime import timedelta
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,16 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import redis as redis_client
+from feast import FeatureStore
 from numpy.typing import NDArray
 
+from dev.servers import PostgresServer, RedisServer
+from pipeline.base.results import ViewResult
 from pipeline.base.specs import VIEWS
+from pipeline.online.publish import publish
 from pipeline.operations.report.drift import compared
 from pipeline.operations.report.history import course
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Run, recorded
 from pipeline.snapshots.compaction import compact
 from pipeline.snapshots.files import snapshot_path, with_set_aside, write_snapshot
 from tests.commands import invoke
 from tests.dcmms import T, ago, asset_key
 from tests.made_up_history import ASSETS, SITES, change, made_up, with_values, write_history
+from tests.stores import apply_definitions, write_feature_store_yaml
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 Values = NDArray[np.object_]
@@ -271,6 +281,56 @@ def test_compacted_files_tell_the_same(data: Path) -> None:
     assert {view: course(data, view, ago(28), T) for view in VIEWS} == courses
     assert courses["asset_features"][ago(14)].rate("model") > 0.3
     assert report() == before
+
+
+# Runs, and what is online ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(
+    data: Path, postgres: PostgresServer, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FeatureStore]:
+    """A feature store whose asset_features of a week ago are online, by a run that is in the ledger."""
+    path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_report_{uuid.uuid4().hex}")
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    apply_definitions(path, data)
+    with open_feature_store(path) as store:
+        publish(store, "asset_features", ago(7), snapshot_path(data, "asset_features", ago(7)))
+        record(store, ago(7), published=True)
+        yield store
+
+
+def record(store: FeatureStore, as_of: datetime, **result: object) -> None:
+    """Put a run with asset_features into the ledger."""
+    run = Run(as_of, ["asset_features"])
+    run.results["asset_features"] = ViewResult("asset_features", rows=ASSETS, **result)
+    with recorded(store, run):
+        pass
+
+
+def test_runs_and_online_values_are_looked_at(data: Path, store: FeatureStore) -> None:
+    week_ago = ("--view", "asset_features")
+    as_of = f"{ago(7, hours=-1):%Y-%m-%dT%H:%M:%SZ}"
+    answer = report(*week_ago, as_of=as_of)
+    assert answer["findings"] == []
+    assert [(run["outcome"], run["as_of"]) for run in answer["runs"]] == [("done", f"{ago(7):%Y-%m-%dT%H:%M:%SZ}")]
+    (view,) = answer["views"]
+    assert view["freshness"] | {"asked": 90, "missing": 0, "online_age_seconds": 3600} == view["freshness"]
+    assert [site["asked"] for site in view["sites"]] == [3] * SITES
+
+    record(store, T, error="the disk is full", implausible={"health_score": 4})
+    answer = report(*week_ago, exit_code=1)
+    assert said(answer) == [
+        "what is online of asset_features is 7 d 0 h old, its newest snapshot 0.0 s",
+        "asset_features failed in the run as of 2026-03-11T10:00:00Z",
+    ]
+    assert said(answer, "warning") == ["health_score is not plausible in 4 rows of the run as of 2026-03-11T10:00:00Z"]
+    address = store.config.online_store.connection_string.split(",")[0]
+    with closing(redis_client.Redis.from_url(f"redis://{address}")) as client:
+        client.flushall()
+    missing = "90 of 90 assets of asset_features that were looked for are not online"
+    assert missing in said(report(*week_ago, as_of=as_of, exit_code=1))
+    assert "alarm_features was never published" in report("--view", "alarm_features")["notes"]
 
 
 # How it is told ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView, Field
 
-from features.fields import GRID, NOTHING, TIME, UNKNOWN, WEATHER
+from features.fields import ARRIVAL, GRID, NOTHING, TIME, UNKNOWN, WEATHER
 from pipeline.operations.report.drift import NEW, NULL, OTHERS, Drift, named, numbers
 
 # The usual limits of the PSI; a feature's tags may have others.
@@ -91,10 +91,10 @@ def psi_limits(view: FeatureView, field: Field, evidence: Evidence) -> tuple[flo
     """Return above which PSI there is a warning, and an alarm; both are at least what chance alone makes.
 
     Weather moves all assets of a site together: there the sites count as independent values. A year ago it was the same
-    season; where no such snapshot is kept, there is only a warning. What the grid or time moves is not judged by it.
+    season; where no such snapshot is kept, there is only a warning. What else moves is not judged by it.
     """
     tags, moves = field.tags, moved_by(view, field)
-    if moves in (GRID, TIME):
+    if moves in (GRID, TIME, ARRIVAL):
         return math.inf, math.inf
     if moves == WEATHER:
         chance = evidence.drift.of_chance(evidence.sites_before, evidence.sites_now)
@@ -124,10 +124,9 @@ def _findings(view: FeatureView, field: Field, evidence: Evidence) -> Iterator[F
     if field.tags["null"] == UNKNOWN and rise >= NULLS_WARN and rise * len(now) >= FEW:
         level = Level.ALARM if rise >= NULLS_ALARM else Level.WARNING
         yield finding(level, _of_assets(field.name, "NULL", is_now, was), NULLS, max(rise, drift.psi))
-    known, known_before = now.drop_null(), before.drop_null()
-    if not (len(known) and len(known_before)):
+    known, known_before, moves = now.drop_null(), before.drop_null(), moved_by(view, field)
+    if not (len(known) and len(known_before)) or moves == ARRIVAL:
         return
-    moves = moved_by(view, field)
     independent = evidence.sites_now if moves == WEATHER else len(known)
     # the frequency of a grid is the same everywhere
     if moves != GRID and (constant := _constant(known, known_before, independent)):
