@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,14 +19,19 @@ import redis as redis_client
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from dev.fleet import generate
+from dev.load import load_fleet
 from dev.servers import PostgresServer, RedisServer
+from dev.stack import ensure_database
 from pipeline.base.results import ViewResult
+from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
 from pipeline.online.publish import publish
 from pipeline.operations.report.drift import compared
 from pipeline.operations.report.history import course
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.registry.ledger import Run, recorded
+from pipeline.runs.backfill import backfill
 from pipeline.snapshots.compaction import compact
 from pipeline.snapshots.files import snapshot_path, with_set_aside, write_snapshot
 from tests.commands import invoke
@@ -107,6 +112,25 @@ def test_a_small_fleet_is_not_alarmed_by_chance() -> None:
         assert drift.psi < drift.of_chance(40, 40)
     shifted = compared(before, pa.chunked_array([rng.normal(3, size=40)]))
     assert shifted.psi > shifted.of_chance(40, 40)
+
+
+def test_quiet_days_of_the_demo_fleet_raise_nothing(
+    postgres: PostgresServer, clickhouse_directory: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its autumn with storms, failures, late telemetry and all the dirt. Its last day is the demo's own."""
+    ensure_database(postgres.admin_url, "report_fleet", "dcmms")
+    end = datetime(2025, 12, 1, tzinfo=UTC)
+    url, dsn = postgres.url("dcmms", "report_fleet"), f"chdb://{clickhouse_directory}"
+    load_fleet(url, dsn, generate(assets=40, days=170, end=end))
+    settings = Settings(_env_file=None, database_url=url, clickhouse_dsn=dsn, feature_data_dir=data.parent / "fleet")
+    monkeypatch.setenv("FEATURE_DATA_DIR", str(settings.feature_data_dir))
+    days = (0, 9, 18, 27)
+    instants = sorted(end - timedelta(days=day + before) for day in days for before in (0, 28))
+    backfill(settings, instants, list(VIEWS))
+    for day in days:
+        answer = report(as_of=f"{end - timedelta(days=day):%Y-%m-%dT%H:%M:%SZ}")
+        assert said(answer) == []
+        assert all(feature["psi"] is not None for feature in features_of(answer).values())
 
 
 # What drifts ------------------------------------------------------------------------------------------------------
