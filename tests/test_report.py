@@ -214,6 +214,15 @@ def test_rows_that_vanish_are_found_by_view_and_by_site(data: Path) -> None:
     assert f"alarm_features has no row of site {site} any more, 20 before" in said(answer)
 
 
+def test_a_view_without_a_row_is_found(data: Path, tmp_path: Path) -> None:
+    change(data, "telemetry_features", lambda rows: rows.slice(0, 0))
+    page = tmp_path / "report.html"
+    sentences = said(report("--view", "telemetry_features", "--html", str(page), exit_code=1))
+    assert sentences[0] == "telemetry_features has 0 rows, 600 before: 100 % are gone"
+    assert len(sentences) == 1 + SITES
+    assert "no rows" in page.read_text()
+
+
 def test_what_is_old_is_found(data: Path) -> None:
     (text, *others) = said(report("--view", "asset_features", as_of=f"{ago(hours=-3):%Y-%m-%dT%H:%M:%SZ}", exit_code=1))
     assert text == "the newest snapshot of asset_features is 3 h 0 min old: runs fail, or do not come"
@@ -415,7 +424,12 @@ def test_the_table_names_the_worst_first(data: Path) -> None:
     assert {line.split()[0] for line in worst[:2]} == {"manufacturer", "asset_type"}
     quiet = invoke("report", "--as-of", AS_OF, "--quiet")
     assert quiet.stdout == ""
-    assert len(quiet.stderr.splitlines()) == 2
+    assert sorted(line.split(" ", 2)[2] for line in quiet.stderr.splitlines()) == sorted(
+        f"ERROR {line.removeprefix('alarm   ')}" for line in lines[1:3]
+    )
+    as_json = invoke("report", "--as-of", AS_OF, "--log-format", "json")
+    messages = [json.loads(line)["message"] for line in as_json.stderr.splitlines()]
+    assert (as_json.stdout, len(messages)) == ("", 2)
 
 
 def test_metrics_tell_the_same(data: Path, tmp_path: Path) -> None:

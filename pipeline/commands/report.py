@@ -1,6 +1,7 @@
 """`report`: what is old, missing or drifting in the features."""
 
 import json
+import logging
 import sys
 from contextlib import ExitStack
 from datetime import datetime
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import click
 
+from pipeline.base import logs
 from pipeline.commands import options
+
+logger = logging.getLogger("pipeline")
 
 EXAMPLES = """
 \b
@@ -50,10 +54,10 @@ def report(
     from pipeline.base.errors import PipelineError, WrongOption
     from pipeline.base.settings import load_settings
     from pipeline.commands.console import Console
+    from pipeline.operations.report.in_json import as_json as in_json
     from pipeline.operations.report.judging import Level
     from pipeline.operations.report.metrics import write_metrics
     from pipeline.operations.report.page import write_page
-    from pipeline.operations.report.report import as_json as in_json
     from pipeline.operations.report.report import make_report
     from pipeline.operations.report.table import tables
     from pipeline.registry.feast_store import open_feature_store
@@ -77,10 +81,10 @@ def report(
         write_metrics(result, metrics_file)
     if as_json:
         click.echo(json.dumps(in_json(result), indent=1))
-    elif not quiet:
-        console.print(tables(result))
-    else:
+    elif quiet or logs.are_json():
         for finding in result.findings:
-            click.echo(f"{finding.level.name.lower()}: {finding.text}", err=True)
+            logger.log(logging.ERROR if finding.level == Level.ALARM else logging.WARNING, "%s", finding.text)
+    else:
+        console.print(tables(result))
     if result.level == Level.ALARM:
         sys.exit(1)

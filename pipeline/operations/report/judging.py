@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 
 import numpy as np
@@ -194,6 +195,11 @@ def _shift(field: Field, evidence: Evidence) -> str:
 
 def _of_assets(name: str, value: str, is_now: float, was: float) -> str:
     return f"{name} is {value} in {percent(is_now)} of assets, {percent(was)} before"
+
+
+def instant_text(instant: datetime) -> str:
+    """Return an instant in UTC as ISO 8601."""
+    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def percent(share: float) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
+from pipeline.operations.report.facts import Report
 from pipeline.operations.report.judging import KINDS, Level
-from pipeline.operations.report.report import Report
 
 logger = logging.getLogger(__name__)
 

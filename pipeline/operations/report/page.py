@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError
 from pipeline.operations.report.drift import named
+from pipeline.operations.report.facts import FeatureReport, Report
 from pipeline.operations.report.judging import Level, percent, unit_of
-from pipeline.operations.report.report import FeatureReport, Report
 from pipeline.registry.ledger import PastRun
 
 # The sizes of the pictures, in units of their own.

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.base.clock import duration
+from pipeline.operations.report.facts import FeatureReport, Report
 from pipeline.operations.report.judging import Level, percent
-from pipeline.operations.report.report import FeatureReport, Report
 
 # So many features are listed where nothing is wrong with more of them.
 _FEATURES = 10
