@@ -465,6 +465,16 @@ def test_bad_input_ends_in_one_line(data: Path, tmp_path: Path, monkeypatch: pyt
         assert says in result.stderr
 
 
+def test_a_snapshot_that_cannot_be_read_ends_in_one_line(data: Path) -> None:
+    path = snapshot_path(data, "asset_features", T)
+    content = bytearray(path.read_bytes())
+    content[8 : len(content) // 2] = b"\0" * (len(content) // 2 - 8)
+    path.write_bytes(content)
+    result = invoke("report", "--as-of", AS_OF)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.output
+    assert f"A snapshot in {data} cannot be read: " in result.stderr
+
+
 def test_a_damaged_snapshot_is_passed_over(data: Path) -> None:
     path = snapshot_path(data, "asset_features", ago(14))
     path.write_bytes(path.read_bytes()[:-8])

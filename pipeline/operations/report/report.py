@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from feast import FeatureStore, Field
 
 from features.fields import WEATHER
 from features.view_spec import look_up
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
 from pipeline.base.stop import raise_if_stopped
@@ -64,7 +65,7 @@ def make_report(
     """Return the report on `views` as of an instant; what is compared with is `BASELINE` before or as of `baseline`.
 
     Without a `store` nothing is told of runs and of what is online. Raises `PipelineError` where no view has a snapshot
-    by then, or none at or before a `baseline` that was given.
+    by then, or none at or before a `baseline` that was given, or one cannot be read.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -72,6 +73,9 @@ def make_report(
         except Replaced:
             if attempt == _ATTEMPTS - 1:
                 raise
+        except (OSError, pa.ArrowException, duckdb.Error) as error:
+            folder = settings.feature_data_dir
+            raise PipelineError(f"A snapshot in {folder} cannot be read: {first_line(error)}") from error
     raise AssertionError("unreachable")
 
 
