@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs gateway \
-	deploy-tools test-manifests image-test \
+	deploy-tools test-manifests image-test test-pages pictures \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -55,6 +55,12 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
+
+test-pages: $(INSTALLED) ## the page of `report` in headless chromium, which Debian has
+	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py
+
+pictures: $(INSTALLED) ## make the pictures of docs/watching.md anew, by headless chromium
+	@$(BIN)/python -m dev pictures
 
 gateway: $(INSTALLED) ## the dCMMS endpoints on the local stack's features; ARGS="--port 3000 --workers 2"
 	@$(BIN)/python -m gateway $(ARGS)

@@ -17,10 +17,11 @@ from benchmarks.publishing import VIEW, measure_publishing
 from benchmarks.reads import measure_reads
 from benchmarks.report import write_report
 from benchmarks.serving import measure_serving
+from benchmarks.watching import measure_watching
 from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
-SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None, "history": None}
+SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None, "history": None, "report": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,6 +76,7 @@ def main(
             "serving": lambda: measure_serving(serve_seconds, say),
             "history": lambda: measure_history(say),
             "reads": lambda: measure_reads(say),
+            "report": lambda: measure_watching(say),
         }
         for part in parts or SIZES:
             figures[part] = _replaced(figures.get(part, []), measure[part](), SIZES[part])

@@ -30,6 +30,7 @@ _IMPORTED = (
     "pipeline.snapshots.compaction",
     "feast.infra.registry.registry",
     "features.services",
+    "pipeline.operations.report.page",
 )
 
 
@@ -42,17 +43,17 @@ def measure_history(say: Callable[[str], object]) -> list[dict]:
         def record(what: str, work: Callable[..., Any], folder: str, *arguments: object) -> None:
             say(f"history: {what}")
             files = sum(1 for _ in Path(folder).rglob("*.parquet"))
-            records.append({"what": what, "files": files, **_alone(_timed, folder, work, folder, *arguments)})
+            records.append({"what": what, "files": files, **alone(timed, folder, work, folder, *arguments)})
 
-        _alone(_write_hourly, hourly, hourly, HOURS)
-        _alone(_write_hourly, single, single, 1)
+        alone(_write_hourly, hourly, hourly, HOURS)
+        alone(_write_hourly, single, single, 1)
         record("the look of a run at its folders, one snapshot", look_of_a_run, single)
         record("training set of one instant, single files", training_set_of_one_instant, hourly)
         record(f"`compact` of {HOURS:,} hourly snapshots of {FLEET} assets", compact_all, hourly)
         record("the look of a run at its folders", look_of_a_run, hourly)
         record("training set of one instant", training_set_of_one_instant, hourly)
         record("stock `get_historical_features`, one row, all features", stock_row, hourly)
-        _alone(make_snapshots, yearly, Path(yearly), ASSETS, DAYS)
+        alone(make_snapshots, yearly, Path(yearly), ASSETS, DAYS)
         record(f"`compact` of {DAYS} daily snapshots of {ASSETS:,} assets", compact_all, yearly)
         record(f"training set of {ROWS:,} rows over the year, all features", measure, yearly, DAYS, ROWS, False)
     return records
@@ -117,10 +118,10 @@ def _write_hourly(directory: str, hours: int) -> None:
         for as_of in (END - timedelta(hours=hour) for hour in range(hours)):
             path = snapshot_path(Path(directory), view, as_of)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(_moved(same, as_of), path, compression="zstd")
+            pq.write_table(moved(same, as_of), path, compression="zstd")
 
 
-def _moved(snapshot: pa.Table, as_of: datetime) -> pa.Table:
+def moved(snapshot: pa.Table, as_of: datetime) -> pa.Table:
     """Return `snapshot` as of another instant."""
     for place, field in enumerate(snapshot.schema):
         if field.name in ("event_timestamp", "created"):
@@ -129,7 +130,7 @@ def _moved(snapshot: pa.Table, as_of: datetime) -> pa.Table:
     return snapshot
 
 
-def _timed(work: Callable[..., Any], *arguments: object) -> dict[str, float]:
+def timed(work: Callable[..., Any], *arguments: object) -> dict[str, float]:
     for module in _IMPORTED:
         import_module(module)
     began, busy = time.monotonic(), time.process_time()
@@ -141,7 +142,7 @@ def _timed(work: Callable[..., Any], *arguments: object) -> dict[str, float]:
     }
 
 
-def _alone(work: Callable[..., Any], data_dir: str, *arguments: object) -> Any:
+def alone(work: Callable[..., Any], data_dir: str, *arguments: object) -> Any:
     """Return what `work` returns in a process of its own, whose definitions have their snapshots in `data_dir`."""
     Path(data_dir).mkdir(exist_ok=True)
     os.environ["FEATURE_DATA_DIR"] = data_dir

@@ -106,5 +106,15 @@ def demo_wind() -> None:
     wind.demo()
 
 
+@main.command(short_help="Make the pictures of docs/watching.md.")
+def pictures() -> None:
+    """Make docs/report-quiet.png and docs/report-drifted.png of the demo fleet, by a chromium that is installed."""
+    from dev.pages import write_pictures
+    from dev.stack import REPOSITORY
+
+    for path in write_pictures(REPOSITORY / "docs"):
+        click.echo(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size:,} bytes")
+
+
 if __name__ == "__main__":
     main(prog_name="python -m dev")

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,7 @@ NEXT = """Next:
   .venv/bin/feast apply
   .venv/bin/python materialize_features.py --as-of 2026-01-01T00:00:00Z
   .venv/bin/python materialize_features.py doctor --as-of 2026-01-01T00:00:00Z
+  .local/demo/report.html       how fresh, complete and steady the features are
   README.md, "Day to day"       ask for features over REST and from Python
   notebooks/                    a model from start to end"""
 
@@ -166,7 +167,23 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
     with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):
         assets = two_assets(stack, fully_known(store))
         answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
+    _write_report(store, parameters.end, environment)
     return feature_table(assets, answer, as_of)
+
+
+def _write_report(store: SeparateStore, as_of: datetime, environment: Mapping[str, str]) -> None:
+    """Writes the page of `report` into the store's directory, which the title of the step names.
+
+    It compares with the snapshots of four weeks before, which are written first.
+    """
+    command = [sys.executable, "materialize_features.py"]
+    start = f"{as_of - timedelta(days=28):%Y-%m-%d}"
+    backfill = [*command, "backfill", "--start", start, "--end", f"{as_of:%Y-%m-%d}", "--every", "7d"]
+    run_command(" ".join(backfill[1:]), backfill, cwd=REPOSITORY, env=environment)
+    page = store.directory.resolve() / "report.html"
+    report = [*command, "report", "--as-of", as_of.isoformat(), "--html", str(page)]
+    title = f"materialize_features.py report --html {page.relative_to(REPOSITORY)}"
+    run_command(title, report, cwd=REPOSITORY, env=environment)
 
 
 def demo_environment(stack: LocalStack) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Which alarms an asset has raised lately, and what such alarms have led to in its tenant before."""
 
+import math
 from datetime import timedelta
 
 from feast import FeatureView
@@ -7,7 +8,7 @@ from feast.types import Float32, Int32
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, feature
+from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, TIME, feature
 from features.view_spec import ViewSpec
 
 alarm_features = FeatureView(
@@ -30,7 +31,14 @@ alarm_features = FeatureView(
         feature("distinct_alarm_rules_1d", Int32, "count", "Different rules whose alarms were triggered in a day"),
         feature("distinct_alarm_rules_7d", Int32, "count", "Different rules whose alarms were triggered in 7 d"),
         feature("max_alarms_per_hour_7d", Int32, "count", "Most alarms of the last 7 d in one clock hour of UTC"),
-        feature("hours_since_last_alarm", Float32, "hours", "Time since the latest alarm", window=ALL_TIME),
+        feature(
+            "hours_since_last_alarm",
+            Float32,
+            "hours",
+            "Time since the latest alarm",
+            window=ALL_TIME,
+            source_limit_hours=math.inf,
+        ),
         feature(
             "hours_since_last_critical_alarm", Float32, "hours", "Time since the latest critical alarm", window=ALL_TIME
         ),
@@ -42,6 +50,7 @@ alarm_features = FeatureView(
             "Whole days since the oldest alarm that is not resolved",
             window=AT_T,
             null=COMES_AND_GOES,
+            moves_with=TIME,
         ),
         *(
             feature(
@@ -53,6 +62,7 @@ alarm_features = FeatureView(
                 null=NEVER,
                 at_least=0,
                 at_most=1,
+                moves_with=TIME,  # the rates are of a history that grows
             )
             for days in (1, 7)
         ),

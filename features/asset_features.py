@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, feature
+from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, TIME, feature
 from features.health_score import health_score
 from features.view_spec import Need, ViewSpec, look_up
 
@@ -45,6 +45,7 @@ asset_features = FeatureView(
             "Operational status; NULL where the asset's row changed later",
             window=AT_T,
             null=COMES_AND_GOES,
+            moves_with=TIME,  # dCMMS keeps no history of it: backfilled snapshots know few
         ),
         feature(
             "asset_age_months",
@@ -52,10 +53,16 @@ asset_features = FeatureView(
             "months",
             "Whole months since the installation; NULL without its date, or with a placeholder for one",
             window=AT_T,
+            moves_with=TIME,
         ),
-        feature("total_work_orders", Int32, "count", "Work orders so far, without the cancelled ones", window=ALL_TIME),
-        feature("corrective_work_orders", Int32, "count", "Corrective work orders so far", window=ALL_TIME),
-        feature("preventive_work_orders", Int32, "count", "Preventive work orders so far", window=ALL_TIME),
+        *(
+            feature(f"{kind}_work_orders", Int32, "count", meaning, window=ALL_TIME, moves_with=TIME)
+            for kind, meaning in (
+                ("total", "Work orders so far, without the cancelled ones"),
+                ("corrective", "Corrective work orders so far"),
+                ("preventive", "Preventive work orders so far"),
+            )
+        ),
         feature(
             "days_since_last_maintenance",
             Int32,

@@ -19,6 +19,11 @@ COMES_AND_GOES = "comes and goes"
 # What the tags of likely values start with.
 PLAUSIBLE = "plausible_"
 
+# What moves the values of many assets at once while nothing is wrong, which `report` takes into account: weather does
+# it to a site, and comes again in a year; the grid to all that are connected; time makes ages and all-time counts grow.
+# How late facts arrive, a backfilled snapshot cannot know. A view may say it for its features, one of these `NOTHING`.
+WEATHER, GRID, TIME, ARRIVAL, NOTHING = "weather", "grid", "time", "arrival", "nothing"
+
 # Units whose values are not negative unless a feature is signed, and the largest value where there is one.
 _LARGEST = {"count": None, "days": None, "months": None, "hours": None, "percent": 100, "points of 100": 100}
 
@@ -50,12 +55,19 @@ def feature(
     signed: bool = False,
     plausible_at_least: float | None = None,
     plausible_at_most: float | None = None,
+    moves_with: str | None = None,
+    psi_warns: float | None = None,
+    psi_alarms: float | None = None,
+    source_limit_hours: float | None = None,
 ) -> Field:
     """Return the field of one feature; its description is the meaning with the unit in brackets, its tags the rest.
 
     `unit` is "1" for a plain number between 0 and 1 or a ratio, "text" for a category, "count" for a number of things.
     `window` is how far before the as-of instant T the facts reach; a name that ends in `_30d` says it itself. Raises
     `ValueError` where neither does.
+
+    `moves_with`, and the PSI that warns and alarms, are for `report`: docs/watching.md. So is `source_limit_hours` of a
+    feature that is the time since an asset's newest fact: at a site, the youngest must not be older; `inf` is no limit.
 
     `null` is `NEVER`, `UNKNOWN` or `COMES_AND_GOES`, by default never for a count and unknown for anything else.
     `at_least`, `above` and `at_most` bound the values; durations and counts are not negative, percents and points end
@@ -71,6 +83,9 @@ def feature(
         "at_most": at_most,
         "plausible_at_least": plausible_at_least,
         "plausible_at_most": plausible_at_most,
+        "psi_warns": psi_warns,
+        "psi_alarms": psi_alarms,
+        "source_limit_hours": source_limit_hours,
     }
     return Field(
         name=name,
@@ -81,6 +96,7 @@ def feature(
             "window": window or _window_in(name),
             "null": null or (NEVER if unit == "count" else UNKNOWN),
             **{bound: f"{value:g}" for bound, value in bounds.items() if value is not None},
+            **({"moves_with": moves_with} if moves_with else {}),
         },
     )
 

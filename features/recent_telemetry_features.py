@@ -10,7 +10,7 @@ from feast.types import Float32
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ASSET_ID, feature
+from features.fields import ASSET_ID, GRID, WEATHER, feature
 from features.view_spec import Need, ViewSpec
 
 _UNITS = {"power": "kW", "voltage": "V", "current": "A", "temperature": "°C", "frequency": "Hz"}
@@ -22,7 +22,7 @@ recent_telemetry_features = FeatureView(
     source=snapshots_of("recent_telemetry_features"),
     description="The last day of every existing asset with telemetry in the last 90 d, beside its own month.",
     owner="ml-platform@dcmms.example",
-    tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse"},
+    tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse", "moves_with": WEATHER},
     # One pass over the buckets gives both views. As in telemetry_features, measurements have no range.
     schema=[
         ASSET_ID,
@@ -30,13 +30,20 @@ recent_telemetry_features = FeatureView(
             field
             for quantity, unit in _UNITS.items()
             for field in (
-                feature(f"rolling_avg_{quantity}_1d", Float32, unit, f"Mean {quantity} over the last day"),
+                feature(
+                    f"rolling_avg_{quantity}_1d",
+                    Float32,
+                    unit,
+                    f"Mean {quantity} over the last day",
+                    moves_with=GRID if quantity == "frequency" else None,
+                ),
                 feature(
                     f"rolling_std_{quantity}_1d",
                     Float32,
                     unit,
                     f"Standard deviation of {quantity} over the last day",
                     at_least=0,
+                    moves_with=GRID if quantity == "frequency" else None,
                 ),
             )
         ),

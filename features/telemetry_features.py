@@ -11,7 +11,7 @@ from feast.types import Float32, Float64, Int32
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ASSET_ID, NEVER, UNKNOWN, feature
+from features.fields import ARRIVAL, ASSET_ID, GRID, NEVER, NOTHING, UNKNOWN, WEATHER, feature
 from features.recent_telemetry_features import spec as recent_telemetry
 from features.view_spec import Need, ViewSpec, look_up
 
@@ -22,7 +22,7 @@ telemetry_features = FeatureView(
     source=snapshots_of("telemetry_features"),
     description="Measurements of every existing asset with telemetry in the last 90 d, weighted by samples.",
     owner="ml-platform@dcmms.example",
-    tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse"},
+    tags={"sql": "features/telemetry_features.sql", "engine": "clickhouse", "moves_with": WEATHER},
     # Measurements have no range: a sensor that breaks reports -999, and one of them must not hold back a fleet.
     schema=[
         ASSET_ID,
@@ -41,11 +41,26 @@ telemetry_features = FeatureView(
         feature("rolling_avg_temperature_7d", Float32, "°C", "Mean temperature over 7 d"),
         feature("rolling_std_temperature_7d", Float32, "°C", "Standard deviation of temperature over 7 d", at_least=0),
         feature("rolling_max_temperature_7d", Float32, "°C", "Highest temperature in 7 d"),
-        feature("rolling_avg_frequency_7d", Float32, "Hz", "Mean grid frequency over 7 d"),
-        feature("rolling_std_frequency_7d", Float32, "Hz", "Standard deviation of grid frequency over 7 d", at_least=0),
-        feature("anomaly_count_7d", Int32, "count", "Anomalies over all metrics in 7 d", null=UNKNOWN),
-        feature("anomaly_count_30d", Int32, "count", "Anomalies over all metrics in 30 d", null=UNKNOWN),
-        feature("anomaly_count_90d", Int32, "count", "Anomalies over all metrics in 90 d", null=UNKNOWN),
+        feature("rolling_avg_frequency_7d", Float32, "Hz", "Mean grid frequency over 7 d", moves_with=GRID),
+        feature(
+            "rolling_std_frequency_7d",
+            Float32,
+            "Hz",
+            "Standard deviation of grid frequency over 7 d",
+            at_least=0,
+            moves_with=GRID,
+        ),
+        *(
+            feature(
+                f"anomaly_count_{days}d",
+                Int32,
+                "count",
+                f"Anomalies over all metrics in {days} d",
+                null=UNKNOWN,
+                moves_with=NOTHING,
+            )
+            for days in (7, 30, 90)
+        ),
         feature(
             "total_generation_kwh_7d",
             Float64,
@@ -99,6 +114,7 @@ telemetry_features = FeatureView(
             at_least=0,
             at_most=1,
             plausible_at_least=0.5,
+            moves_with=ARRIVAL,
         ),
         feature(
             "hours_since_last_telemetry",
@@ -108,6 +124,8 @@ telemetry_features = FeatureView(
             window="90 d",
             null=NEVER,
             at_most=90 * 24,
+            moves_with=ARRIVAL,
+            source_limit_hours=24,
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """How much work an asset has needed lately, of which kind, and how it was handled."""
 
+import math
 from datetime import timedelta
 
 from feast import FeatureView
@@ -89,6 +90,7 @@ work_order_features = FeatureView(
             "days",
             "Whole days since a work order was created; NULL if never",
             window=ALL_TIME,
+            source_limit_hours=math.inf,
         ),
         feature(
             "days_since_last_corrective_wo",

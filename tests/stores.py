@@ -40,7 +40,7 @@ def apply_definitions(path: Path, data_dir: Path | None = None) -> None:
 
     With `data_dir` the snapshots of their sources are there. What was published before is forgotten.
     """
-    views = [_with_snapshots_in(data_dir, view) if data_dir else view for view in VIEWS.values()]
+    views = [with_snapshots_in(data_dir, view) if data_dir else view for view in VIEWS.values()]
     with open_feature_store(path) as store:
         register(store, views)
 
@@ -52,7 +52,7 @@ def register(store: FeatureStore, views: list[FeatureView]) -> None:
     store.apply([asset, work_order, site, *views, *SERVICES.values()])
 
 
-def _with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
+def with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
     copy = view.__copy__()
     copy.batch_source = FileSource(
         name=f"{view.name}_snapshots",

@@ -9,6 +9,7 @@ from feast import Entity, FeatureService, FeatureView, ValueType
 from feast.types import Float32, Float64, Int32, String
 
 from entities import asset, site, work_order
+from features.fields import ARRIVAL, GRID, NOTHING, TIME, WEATHER
 from features.services import predictive_maintenance_v1
 from pipeline import REPOSITORY
 from pipeline.base.specs import SERVICES, SPECS, TIMESTAMP, VIEWS, snapshot_schema
@@ -71,7 +72,10 @@ def test_view_has_owner_description_and_tags(view: FeatureView) -> None:
     assert "@" in view.owner
     assert described(view.name, view.description)
     spec = SPECS[view.name]
-    assert view.tags == {"sql": f"features/{spec.rows_of}.sql", "engine": spec.engine}
+    assert view.tags.items() >= {"sql": f"features/{spec.rows_of}.sql", "engine": spec.engine}.items()
+    assert view.tags.keys() <= {"sql", "engine", "moves_with"}
+    moved = {tagged.tags.get("moves_with", NOTHING) for tagged in (view, *view.features)}
+    assert moved <= {WEATHER, GRID, TIME, ARRIVAL, NOTHING}
     assert spec.rows_of in VIEWS
     assert (REPOSITORY / view.tags["sql"]).is_file()
 

@@ -96,7 +96,12 @@ def metrics(
         assert invoke("--as-of", AS_OF, "--metrics-file", str(file), *options).exit_code == code
         return series(file)
 
+    day_before = "2026-03-10T10:00:00Z"
+    assert invoke("backfill", "--start", day_before, "--end", AS_OF).exit_code == 0
     found = {"good": run(0)}
+    page = tmp_path / "report.prom"
+    assert invoke("report", "--as-of", AS_OF, "--metrics-file", str(page)).exit_code == 0
+    found["report"] = series(page)
     with dcmms.postgres.cursor() as cursor:
         cursor.execute("delete from assets where id = any(%s::uuid[])", ([str(asset) for asset in assets[2:]],))
     dcmms.postgres.commit()
@@ -178,6 +183,17 @@ def test_alerts_fire_on_the_metrics_of_real_runs(metrics: dict[str, Series], tmp
     on_hold = good | {'feature_store_view_outcome{view="asset_features", feature_store_view_outcome="on hold"}': 1}
     firing(later(on_hold, 24 * 3600), "24h5m", tmp_path, "FeatureViewOnHold asset_features")
     firing(later(good, 3600), "1m", tmp_path, *each("FeatureViewFromTheFuture"))
+    watched = good | {name: value for name, value in metrics["report"].items() if "_psi{" not in name}
+    firing(watched, "1h", tmp_path)
+    kinds = {"drift": "FeatureDrifted", "nulls": "FeatureNullsRisen", "rows": "FeatureRowsVanished"}
+    found = {
+        f'feature_store_report_findings{{kind="{kind}", level="alarm", view="asset_features"}}': 2 for kind in kinds
+    }
+    assert found.keys() <= watched.keys()
+    firing(watched | found, "1m", tmp_path, *(f"{alert} asset_features" for alert in kinds.values()))
+    ages = {"report_newest_source": 48 * 3600, "report_finished": 26 * 3600}
+    old = {name: value - sum(age for part, age in ages.items() if part in name) for name, value in watched.items()}
+    firing(old, "1h30m", tmp_path, "FeatureSiteSilent telemetry_features", "FeatureReportMissing")
     disk = {
         f'node_filesystem_{name}_bytes{{mountpoint="/var/lib/dcmms-feature-store"}}': size
         for name, size in (("avail", 9), ("size", 100))
@@ -205,7 +221,7 @@ def test_each_alert_and_exit_code_has_its_entry_in_the_runbook() -> None:
 
 
 def test_each_metric_is_documented_and_each_that_is_asked_for_exists(metrics: dict[str, Series]) -> None:
-    written = {name.split("{")[0] for name in metrics["good"]}
+    written = {name.split("{")[0] for name in metrics["good"] | metrics["report"]}
     assert set(re.findall(r"(?m)^\| `(feature_store_\w+)", RUNBOOK.read_text())) == written
     dashboard = (DEPLOY / "grafana" / "dashboard.json").read_text()
     asked = set(re.findall(r"feature_store_\w+(?=[\s{)\[])", ALERTS.read_text() + dashboard))

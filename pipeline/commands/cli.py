@@ -16,6 +16,7 @@ from pipeline.commands.catalogue import catalogue
 from pipeline.commands.compact import compact
 from pipeline.commands.consistency import prune, verify
 from pipeline.commands.doctor import doctor
+from pipeline.commands.report import report
 from pipeline.commands.rollback import rollback
 from pipeline.commands.run import EXAMPLES, run
 from pipeline.commands.skew import skew
@@ -81,5 +82,5 @@ def cli() -> None:
     """Materialize the features of dCMMS. Without a command: `run`."""
 
 
-for command in (run, backfill, training_set, status, doctor, verify, prune, compact, rollback, skew, catalogue):
+for command in (run, backfill, training_set, status, doctor, verify, prune, compact, rollback, skew, report, catalogue):
     cli.add_command(command)

@@ -45,12 +45,15 @@ def online_rows(store: FeatureStore, view: FeatureView, sample: int = SAMPLE) ->
         raise PipelineError(f"there is no snapshot in {folder}, which would tell whose rows to look for")
     ids = read_snapshot(path, ["asset_id"])["asset_id"]
     chosen = np.random.default_rng().choice(len(ids), min(sample, len(ids)), replace=False)
-    found = _event_timestamps(store, view, ids.take(chosen).to_pylist())
+    found = [stamp for stamp in event_timestamps(store, view, ids.take(chosen).to_pylist()) if stamp]
     return OnlineRows(len(chosen), len(chosen) - len(found), min(found, default=None), max(found, default=None))
 
 
-def _event_timestamps(store: FeatureStore, view: FeatureView, ids: list[str]) -> list[datetime]:
-    """Return the event timestamp of each entity that has a row online."""
+def event_timestamps(store: FeatureStore, view: FeatureView, ids: list[str]) -> list[datetime | None]:
+    """Return the event timestamp of the online row of each entity, None for one that has none.
+
+    Raises `PipelineError` where the online store is out of reach.
+    """
     if not ids:
         return []
     check_online_store(store, ENGINE_FEAST)
@@ -61,4 +64,5 @@ def _event_timestamps(store: FeatureStore, view: FeatureView, ids: list[str]) ->
         raise PipelineError(f"Online store: {first_line(error)}", "Check that it is up") from error
     column = list(answer.metadata.feature_names.val).index(feature)
     # Feast answers 1970-01-01 where there is no row
-    return [stamp.ToDatetime(UTC) for stamp in answer.results[column].event_timestamps if stamp.seconds]
+    stamps = answer.results[column].event_timestamps
+    return [stamp.ToDatetime(UTC) if stamp.seconds else None for stamp in stamps]
