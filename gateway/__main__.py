@@ -41,6 +41,9 @@ def main(host: str, port: int, workers: int, access_log: bool) -> None:
 
 def app() -> FastAPI:
     """Return the gateway with the settings of this process."""
+    from pipeline.base.quick_feast import leave_out_type_checks
+
+    leave_out_type_checks()
     from gateway.app import create_app
     from gateway.settings import GatewaySettings
     from pipeline.base.settings import read_settings

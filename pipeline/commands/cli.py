@@ -80,6 +80,9 @@ def say(message: str) -> None:
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Materialize the features of dCMMS. Without a command: `run`."""
+    from pipeline.base.quick_feast import leave_out_type_checks
+
+    leave_out_type_checks()
 
 
 for command in (run, backfill, training_set, status, doctor, verify, prune, compact, rollback, skew, report, catalogue):
