@@ -29,8 +29,8 @@ def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
     return dsn
 
 
-def _clickhouse_host(host: str) -> str:
-    return checked_http_address(host) if host else host
+def _http_address(address: str) -> str:
+    return checked_http_address(address) if address else address
 
 
 def _clickhouse_password(password: SecretStr) -> SecretStr:
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
     clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
-    clickhouse_host: Annotated[str, AfterValidator(_clickhouse_host)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(_http_address)] | None = None
     clickhouse_user: str = "default"
     clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
     clickhouse_ca_cert: OptionalFile = None
@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     schedule_minutes: int = Field(60, ge=1, le=100_000_000)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
+    feature_server_url: Annotated[str, AfterValidator(_http_address)] = "http://127.0.0.1:6566"
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":
