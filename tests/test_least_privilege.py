@@ -28,9 +28,9 @@ from pipeline.registry.feast_store import open_feature_store
 from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns, postgres_grants, postgres_queries
 from pipeline.sources.extract import query_of
 from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
+from tests import gateways
 from tests.commands import invoke
 from tests.dcmms import asset_key
-from tests.gateways import Client, running, token
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
 from tests.test_end_to_end import feature_server
 
@@ -230,7 +230,7 @@ def test_registry_role_may_do_nothing_else(production: Production, statement: st
 @pytest.mark.parametrize(
     "statement",
     [
-        "insert into projects (project_id, project_name, last_updated_timestamp, project_proto) values ('x', 'x', 0, '')",
+        "insert into projects select * from projects",
         "insert into on_demand_feature_views select * from on_demand_feature_views",
         "update feature_views set feature_view_proto = ''",
         "delete from feature_services",
@@ -275,8 +275,8 @@ def test_the_servers_of_features_answer_with_the_registrys_reader(
         monkeypatch.setenv("FEATURE_SERVER_URL", url)
         (check,) = check_feature_server(load_settings())
         assert (check.state, check.text) == (State.WARNING, f"{url} takes writes from whoever reaches it")
-    with running(gateway_feature_service="predictive_maintenance_v1") as port:
-        (asset,) = Client(port, token("super_admin")).assets(str(asset_key(1)))
+    with gateways.running(gateway_feature_service="predictive_maintenance_v1") as port:
+        (asset,) = gateways.Client(port, gateways.token("super_admin")).assets(str(asset_key(1)))
         assert asset["features"]["wo_count_30d"] == 1
 
 
