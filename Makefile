@@ -33,8 +33,9 @@ load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets
+test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets; odd input
 	@PROPERTY_FLEETS=200 $(BIN)/python -m pytest -s tests/test_properties.py tests/test_no_leak.py
+	@FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
 	@FAULT_CAMPAIGN=1 $(BIN)/python -m pytest tests/faults

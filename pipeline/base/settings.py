@@ -1,6 +1,8 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
+import os
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -65,8 +67,19 @@ def _kept(text: str) -> str:
 
 
 DEFAULT_DATA_DIR = Path("data")
-DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
-OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
+DataDirectory = Annotated[Path, BeforeValidator(lambda path: _path(path) or DEFAULT_DATA_DIR)]
+OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: _path(path))]
+
+
+def _path(text: str | Path | None) -> Path | None:
+    """Return where `text` leads, None for nothing; raises `ValueError` where the system knows no such paths."""
+    path = Path(text) if text else None
+    try:
+        if path:
+            path.exists()
+    except OSError as error:
+        raise ValueError(f"is a path that cannot be looked at: {error.strerror}") from None
+    return path
 
 
 class Settings(BaseSettings):
@@ -133,12 +146,23 @@ def read_settings(kind: type[Kind]) -> Kind:
     """
     try:
         with in_environment():
+            check_text(kind.model_fields)
             return kind(_env_file=None)
     except ValidationError as error:
         faults = "; ".join(_fault(detail) for detail in error.errors())
         raise PipelineError(
             f"Settings: {faults}. Set it in the environment or in {settings_file()} (see .env.example)."
         ) from None
+
+
+def check_text(names: Iterable[str]) -> None:
+    """Raise `PipelineError` where one of the variables `names` of the environment is no text in UTF-8."""
+    wanted = {name.upper() for name in names}
+    for name, value in os.environ.items():
+        if name.upper() in wanted and any("\ud800" <= each <= "\udfff" for each in value):
+            raise PipelineError(
+                f"Settings: {name} is no UTF-8 text. Set it in the environment or in {settings_file()}."
+            )
 
 
 def _fault(detail: ErrorDetails) -> str:

@@ -23,6 +23,7 @@ from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
 from pipeline.base.retries import attempts
+from pipeline.base.settings import check_text
 from pipeline.base.specs import VIEWS
 from pipeline.registry.stored_code import refuse_code
 from settings_file import in_environment, settings_file
@@ -53,6 +54,7 @@ def variables_in(path: Path) -> list[str]:
 
 
 def _loaded(path: Path) -> RepoConfig:
+    check_text(variables_in(path))
     if unset := [name for name in variables_in(path) if name not in os.environ]:
         raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment or in {settings_file()}")
     try:
@@ -168,7 +170,8 @@ def _check_addresses(config: RepoConfig) -> None:
             _named(f"registry.{name}", checked_postgres_url, str(url))
     online = config.online_store
     if isinstance(online, RedisOnlineStoreConfig):
-        known = inspect.signature(Redis).parameters if online.redis_type == RedisType.redis else None
+        options = inspect.signature(Redis).parameters.values()
+        known = {each.name: each.annotation for each in options} if online.redis_type == RedisType.redis else None
         _named("online_store.connection_string", checked_redis_connection, online.connection_string, known)
 
 

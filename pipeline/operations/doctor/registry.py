@@ -61,7 +61,7 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
     engine = _engine(registry)
     try:
         connection = engine.connect()
-    except SQLAlchemyError as error:
+    except Exception as error:  # SQLAlchemy, its driver, and the codecs of names each raise their own kinds
         yield REGISTRY.fails(
             "connection",
             first_line(error),
