@@ -1,10 +1,11 @@
 """The command: what it writes, what it says, and how it refuses bad input with the old state intact."""
 
 import json
+import re
 import shutil
 import uuid
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg2
@@ -611,3 +612,63 @@ def test_entity_id_that_is_no_text_is_another_programs(environment: Dcmms, redis
                 "of what is online status finds views missing"
             )
         assert client.exists(odd)
+
+
+# screens ----------------------------------------------------------------------------------------------------------
+
+
+def test_screens_of_80_columns_cut_nothing(
+    environment: Dcmms, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def screen(*command: str) -> str:
+        result = invoke(*command)
+        assert "…" not in result.stdout
+        wide = [line for line in result.stdout.splitlines() if len(line.rstrip()) > int(columns)]
+        assert wide == [], "\n".join(wide)
+        return result.stdout
+
+    live = ("--view", "work_order_features")
+    assert invoke(*live, "--no-online").exit_code == 0
+    now = datetime.now(UTC)
+    hours = ("--start", (now - timedelta(hours=1)).isoformat(), "--end", (now + timedelta(hours=1)).isoformat())
+    for columns in ("120", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        run = screen("--as-of", AS_OF)
+        assert run.count(" online") == len(VIEWS)
+        status = screen("status")
+        assert status.count(" too old") == len(VIEWS) + 1, "one in the title"
+        for view in VIEWS:
+            assert view in run and view in status
+            assert re.search(rf"{view} .* \d+ (d|h|min) ", status)
+        assert "2 h" in status
+        assert "recent_telemetry_features " in screen("verify")
+        assert "days_since_last_corrective_wo" in screen("skew", *hours, *live)
+    environment.asset(7)
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        client.flushall()
+    assert screen("status").count(" not online") == len(VIEWS)
+    verify = screen("verify")
+    assert "  hours_since_last_critical_alarm" in verify or "  days_since_last_corrective_wo" in verify
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    assert invoke("--as-of", AS_OF).exit_code == 1
+    assert ": PostgreSQL: connection to server at" in " ".join(screen("status").split())
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_a_log_format(command: str) -> None:
+    (option,) = [option for option in cli.commands[command].params if option.name == "log_format"]
+    assert option.opts == ["--log-format"]
+
+
+def test_what_is_asked_for_is_one_line_of_json(environment: Dcmms) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    result = invoke("status", "--log-format", "json")
+    (line,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, result.stdout, line["message"]) == (1, "", "status")
+    assert [(view["view"], view["state"]) for view in line["views"]] == [(view, "too old") for view in VIEWS]
+    assert [(run["outcome"], run["as_of"]) for run in line["runs"]][:1] == [("done", "2026-03-11T10:00:00+00:00")]
+    result = invoke("verify", "--log-format", "json")
+    (line,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, result.stdout, line["message"]) == (0, "", "consistency")
+    assert {feature["view"] for feature in line["features"]} == set(VIEWS)
+    assert "entities removed" in invoke("prune", "--log-format", "json").stderr

@@ -4,6 +4,7 @@ FUZZ_EXAMPLES tells how many inputs of each kind are tried.
 """
 
 import inspect
+import io
 import os
 import re
 import subprocess
@@ -375,3 +376,19 @@ def test_a_terminal_that_knows_no_arrows_gets_their_numbers(unchanged: World) ->
     result = CliRunner(charset="latin-1").invoke(cli, ["doctor"])
     check(result, "latin-1")
     assert "\n            \\u2192 check DATABASE_URL" in result.stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("options", [(), ("--log-format", "json")])
+def test_a_word_is_on_the_terminal_while_feast_is_imported(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    cli.main(["catalogue", *options], standalone_mode=False)
+    assert terminal.getvalue() == ("" if options else "loading Feast ...\r\033[K")

@@ -23,6 +23,7 @@ from pipeline.commands.doctor import doctor
 from pipeline.commands.rollback import rollback
 from pipeline.commands.run import EXAMPLES, run
 from pipeline.commands.skew import skew
+from pipeline.commands.starting import announced
 from pipeline.commands.status import status
 from pipeline.commands.training_set import training_set
 
@@ -112,4 +113,4 @@ def cli() -> None:
 
 
 for command in (run, backfill, training_set, status, doctor, verify, prune, compact, rollback, skew, catalogue):
-    cli.add_command(command)
+    cli.add_command(announced(command))
