@@ -48,6 +48,7 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 
 # checkov pins a hundred packages, and not as Feast does.
 .venv-deploy/.installed: requirements-deploy.lock
+	@echo "installing checkov and the other checkers into .venv-deploy (a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-deploy
 	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
 
@@ -68,7 +69,7 @@ docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from t
 deploy-tools: ## install promtool, systemd-analyze and logrotate, as root on Debian, where they are missing
 	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate; do \
 		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
-	done | xargs -r sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
+	done | xargs -r sh -c 'echo "installing $$*"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
 lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types
