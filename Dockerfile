@@ -12,7 +12,7 @@ RUN python -m venv .venv \
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="dCMMS feature store" org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin dcmms-features \
-    && install --directory --owner 10001 --group 10001 /var/lib/dcmms-feature-store
+    && install --directory --mode 750 --owner 10001 --group 10001 /var/lib/dcmms-feature-store
 WORKDIR /opt/dcmms-feature-store
 COPY --from=packages /opt/dcmms-feature-store/.venv .venv
 COPY feature_store.yaml entities.py data_sources.py materialize_features.py settings_file.py .feastignore ./

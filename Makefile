@@ -36,8 +36,10 @@ load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
 	@$(PYTEST) --ignore tests/faults --ignore tests/test_time_zones.py $(ARGS)
 
-test-properties: $(INSTALLED) ## the features against an independent implementation, on 200 generated fleets or FLEETS=2000
-	@PROPERTY_FLEETS=$(or $(FLEETS),200) $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py tests/test_time_zones.py
+# 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
+test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
+	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py \
+		tests/test_time_zones.py tests/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
 	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults
@@ -50,6 +52,7 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 
 # checkov pins a hundred packages, and not as Feast does.
 .venv-deploy/.installed: requirements-deploy.lock
+	@echo "installing checkov and the other checkers into .venv-deploy (a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-deploy
 	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
 
@@ -76,7 +79,7 @@ docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from t
 deploy-tools: ## install promtool, systemd-analyze and logrotate, as root on Debian, where they are missing
 	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate; do \
 		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
-	done | xargs -r sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
+	done | xargs -r sh -c 'echo "installing $$*"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 
 # .pre-commit-config.yaml runs the same pieces, each where its files change.
 lint: lint-python lint-layers lint-sql types ## style, the layers of the imports, the SQL, the types

@@ -5,6 +5,7 @@
 caller's working directory.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 
 from settings_file import REPOSITORY, file_values
+
+# At the first `feast apply` there are no snapshots, of which Feast warns for each view. Runs look where the folder is.
+logging.getLogger("feast.infra.offline_stores.file_source").addFilter(
+    lambda record: "FileSource path does not exist" not in record.getMessage()
+)
 
 
 def data_dir() -> Path:

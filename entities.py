@@ -1,6 +1,9 @@
-"""The things that features describe, and the key by which each is looked up."""
+"""The things that features describe, the key by which each is looked up, and the project that they belong to."""
 
-from feast import Entity, ValueType
+from feast import Entity, Project, ValueType
+
+# The name that feature_store.yaml has, too.
+project = Project(name="dcmms", description="Features of the solar and wind equipment that dCMMS looks after.")
 
 asset = Entity(
     name="asset",

@@ -50,7 +50,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             reader = Reader(
                 store, settings.gateway_feature_service, settings.gateway_requests_per_minute, settings.age_limit
             )
-            app.state.endpoints = _Endpoints(store, reader)
+            app.state.endpoints = _Endpoints(store, reader, settings.gateway_runs_registry_url.get_secret_value())
             refreshing = asyncio.create_task(reader.keep_up(store.config.registry.cache_ttl_seconds or 60))
             try:
                 yield
@@ -85,9 +85,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 class _Endpoints:
     """What the routes of a running gateway work with."""
 
-    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+    def __init__(self, store: FeatureStore, reader: Reader, runs_registry_url: str) -> None:
         self.reader = reader
-        self.runs = Runs(store, reader)
+        self.runs = Runs(store, reader, runs_registry_url)
         self._health: tuple[float, str | None] = (0.0, None)
         self._checking = asyncio.Lock()
 

@@ -19,15 +19,17 @@ from pipeline.registry.ledger import RUNNING, Ledger, PastRun
 # How long a run takes, at most, from its start to the lock of its project.
 _START_SECONDS = 60
 _BUSY = 75
-_OWN_VARIABLES = ("JWT_SECRET", "PROMETHEUS_MULTIPROC_DIR")
+_OWN_VARIABLES = ("JWT_SECRET", "PROMETHEUS_MULTIPROC_DIR", "GATEWAY_RUNS_REGISTRY_URL")
 
 
 class Runs:
     """Starts runs and tells what became of them, by the lock and the ledger that all runs share."""
 
-    def __init__(self, store: FeatureStore, reader: Reader) -> None:
+    def __init__(self, store: FeatureStore, reader: Reader, registry_url: str = "") -> None:
         self._store = store
         self._reader = reader
+        # The gateway itself only reads the registry, maybe by a role that may do no more; runs write.
+        self._registry = {"FEAST_REGISTRY_URL": registry_url} if registry_url else {}
         self._watching: set[asyncio.Task[None]] = set()
 
     async def start(self, *, force: bool) -> str:
@@ -47,7 +49,7 @@ class Runs:
         environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *command, env=environment | self._registry, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
             )
         except OSError:
             await self._reader.release()

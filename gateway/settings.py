@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.base.addresses import checked_postgres_url
 from pipeline.base.errors import keep_secret
 
 # RFC 7518: a key of HS256 has at least as many bits as the hash.
@@ -20,6 +21,12 @@ def _jwt_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _registry_url(url: SecretStr) -> SecretStr:
+    if url:  # empty is none
+        checked_postgres_url(url.get_secret_value())
+    return url
+
+
 class GatewaySettings(BaseSettings):
     """Whom the gateway believes, what it answers, and how often. The stores are those of feature_store.yaml."""
 
@@ -29,6 +36,7 @@ class GatewaySettings(BaseSettings):
     gateway_feature_service: str = "predictive_maintenance_v1"
     gateway_requests_per_minute: int = Field(100, ge=1)
     gateway_cors_origins: str = ""
+    gateway_runs_registry_url: Annotated[SecretStr, AfterValidator(_registry_url)] = SecretStr("")
     schedule_minutes: int = Field(60, ge=1)
 
     @property

@@ -36,6 +36,7 @@ SQL = REPOSITORY / "deploy" / "sql"
 PASSWORDS = {
     "postgres": "p@ss:/?#[]%'\"  $w0rd\\ éλ漢-extraction",
     "registry": "r@g:/?#[]%'\" $istry\\ ü&=+" + "x" * 100,
+    "reader": "r@r:/?#[]%'\" $eader\\ ü&=+",
     # the client of ClickHouse sends Basic authentication in Latin-1 or UTF-8, the front reads UTF-8
     "clickhouse": "c@h:/?#[]%'\" $w0rd\\ ,;-telemetry",
     # Feast cuts its connection string at commas
@@ -75,6 +76,7 @@ class Production:
     redis: RedisServer
     clickhouse_url: str
     environment: dict[str, str]
+    registry_reader: str
     as_of: datetime
 
     @property
@@ -110,7 +112,7 @@ def production(postgres: PostgresServer, directory: Path) -> Iterator[Production
         url = stack.enter_context(_clickhouse(directory, now))
         redis = stack.enter_context(_redis(directory))
         stack.enter_context(_postgres(postgres, now))
-        postgres_password, registry_password = (quote(PASSWORDS[name], safe="") for name in ("postgres", "registry"))
+        quoted = {name: quote(password, safe="") for name, password in PASSWORDS.items()}
         here = f"127.0.0.1:{postgres.port}"
         yield Production(
             postgres,
@@ -118,14 +120,16 @@ def production(postgres: PostgresServer, directory: Path) -> Iterator[Production
             url,
             {
                 "FEATURE_STORE_ENV_FILE": "/nonexistent",
-                "DATABASE_URL": f"postgresql://feature_store:{postgres_password}@{here}/{DATABASE}",
+                "DATABASE_URL": f"postgresql://feature_store:{quoted['postgres']}@{here}/{DATABASE}",
                 "CLICKHOUSE_HOST": url,
                 "CLICKHOUSE_USER": "feature_store",
                 "CLICKHOUSE_PASSWORD": PASSWORDS["clickhouse"],
                 "FEAST_FS_YAML_FILE_PATH": str(REPOSITORY / "deploy/feature_store.yaml"),
-                "FEAST_REGISTRY_URL": f"postgresql+psycopg://feast_production:{registry_password}@{here}/{REGISTRY}",
+                "FEAST_REGISTRY_URL": f"postgresql+psycopg://feast_production:{quoted['registry']}@{here}/{REGISTRY}",
+                "FEATURE_SERVER_URL": "",
                 "REDIS_CONNECTION": f"127.0.0.1:{redis.port},username=feature_store,password={PASSWORDS['redis']}",
             },
+            f"postgresql+psycopg://feast_reader:{quoted['reader']}@{here}/{REGISTRY}",
             now,
         )
 
@@ -146,7 +150,7 @@ def psql(server: PostgresServer, database: str, file: Path, *variables: str, **e
 
 @contextmanager
 def _postgres(server: PostgresServer, now: datetime) -> Iterator[None]:
-    """Make dCMMS's database with two assets, a table that is none of ours, and the two roles."""
+    """Make dCMMS's database with two assets, a table that is none of ours, and the three roles."""
     ensure_database(server.admin_url, DATABASE, "dcmms")
     with closing(psycopg2.connect(server.url("dcmms", DATABASE))) as connection, connection:
         create_postgres_schema(connection, "n")
@@ -180,7 +184,14 @@ def _postgres(server: PostgresServer, now: datetime) -> Iterator[None]:
             f"database={REGISTRY}",
             FEAST_REGISTRY_PASSWORD=PASSWORDS["registry"],
         )
-    rules.write_text(f"host all feature_store,feast_production 127.0.0.1/32 scram-sha-256\n{trusting}")
+        psql(
+            server,
+            REGISTRY,
+            SQL / "postgres_registry_reader.sql",
+            "role=feast_production",
+            FEAST_READER_PASSWORD=PASSWORDS["reader"],
+        )
+    rules.write_text(f"host all feature_store,feast_production,feast_reader 127.0.0.1/32 scram-sha-256\n{trusting}")
     with closing(psycopg2.connect(server.admin_url)) as connection:
         connection.cursor().execute("select pg_reload_conf()")
     yield

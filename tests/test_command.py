@@ -1,10 +1,11 @@
 """The command: what it writes, what it says, and how it refuses bad input with the old state intact."""
 
 import json
+import re
 import shutil
 import uuid
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg2
@@ -26,7 +27,7 @@ from pipeline.registry.feast_store import open_feature_store, registered_view
 from pipeline.registry.lock import one_at_a_time
 from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, set_online_store, write_feature_store_yaml
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 PASSWORD = "s3cr3t-Pa55"
@@ -556,3 +557,118 @@ def test_an_empty_data_directory_counts_as_not_set(
     for text, expected in (("", REPOSITORY / "data"), ("kept", REPOSITORY / "kept"), (str(tmp_path), tmp_path)):
         monkeypatch.setenv("FEATURE_DATA_DIR", text)
         assert load_settings().feature_data_dir == data_dir() == expected
+
+
+# other online stores, and what others write ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redis_type", "is_up", "message"),
+    [
+        ("redis_cluster", False, "Redis: Redis Cluster cannot be connected."),
+        ("redis_cluster", True, ": this is a single server: leave out redis_type in feature_store.yaml"),
+        ("redis_sentinel", True, "`SENTINEL`, with args beginning with: `MASTERS`,: this is no Sentinel: name the"),
+    ],
+)
+def test_cluster_or_sentinel_that_is_none_or_down_is_one_line(
+    environment: Dcmms,
+    store: Path,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    redis_type: str,
+    is_up: bool,
+    message: str,
+) -> None:
+    view = ("--view", "work_order_features")
+    assert invoke("--as-of", AS_OF, *view).exit_code == 0
+    before = state(environment, redis)
+    other = tmp_path / "feature_store.yaml"
+    other.write_text(store.read_text())
+    node = f"127.0.0.1:{redis.port if is_up else free_port()}"
+    set_online_store(
+        other, redis_type=redis_type, sentinel_master="dcmms", connection_string=f"{node},socket_timeout=1"
+    )
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(other))
+    result = invoke("--as-of", AS_OF, *view, "--engine", "feast")
+    assert (result.exit_code, message in errors_of(result)[0]) == (1, True), result.output
+    result = invoke("verify", *view)
+    assert (result.exit_code, result.stderr.count("\n"), message in result.stderr) == (1, 1, True), result.output
+    assert "Traceback" not in invoke("status").output
+    assert state(environment, redis) == before
+
+
+def test_entity_id_that_is_no_text_is_another_programs(environment: Dcmms, redis: RedisServer) -> None:
+    view = ("--view", "work_order_features")
+    assert invoke("--as-of", AS_OF, *view).exit_code == 0
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        key = next(key for key in client.scan_iter() if str(asset_key(1)).encode() in key)
+        odd = key.replace(str(asset_key(1)).encode(), b"\xff" * 36)
+        client.hset(odd, mapping=client.hgetall(key))
+        for command in (("verify", *view), ("prune", *view), ("--as-of", AS_OF, *view), ("status",)):
+            result = invoke(*command)
+            assert "Traceback" not in result.output, result.output
+            assert result.exit_code == (1 if command[0] == "status" else 0), (
+                "of what is online status finds views missing"
+            )
+        assert client.exists(odd)
+
+
+# screens ----------------------------------------------------------------------------------------------------------
+
+
+def test_screens_of_80_columns_cut_nothing(
+    environment: Dcmms, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def screen(*command: str) -> str:
+        result = invoke(*command)
+        assert "…" not in result.stdout
+        wide = [line for line in result.stdout.splitlines() if len(line.rstrip()) > int(columns)]
+        assert wide == [], "\n".join(wide)
+        return result.stdout
+
+    live = ("--view", "work_order_features")
+    assert invoke(*live, "--no-online").exit_code == 0
+    now = datetime.now(UTC)
+    hours = ("--start", (now - timedelta(hours=1)).isoformat(), "--end", (now + timedelta(hours=1)).isoformat())
+    for columns in ("120", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        run = screen("--as-of", AS_OF)
+        assert run.count(" online") == len(VIEWS)
+        status = screen("status")
+        assert status.count(" too old") == len(VIEWS) + 1, "one in the title"
+        for view in VIEWS:
+            assert view in run and view in status
+            assert re.search(rf"{view} .* \d+ (d|h|min) ", status)
+        assert "2 h" in status
+        assert "recent_telemetry_features " in screen("verify")
+        assert "days_since_last_corrective_wo" in screen("skew", *hours, *live)
+    environment.asset(7)
+    with closing(redis_client.Redis(port=redis.port)) as client:
+        client.flushall()
+    assert screen("status").count(" not online") == len(VIEWS)
+    verify = screen("verify")
+    assert "  hours_since_last_critical_alarm" in verify or "  days_since_last_corrective_wo" in verify
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    assert invoke("--as-of", AS_OF).exit_code == 1
+    assert ": PostgreSQL: connection to server at" in " ".join(screen("status").split())
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_a_log_format(command: str) -> None:
+    (option,) = [option for option in cli.commands[command].params if option.name == "log_format"]
+    assert option.opts == ["--log-format"]
+
+
+def test_what_is_asked_for_is_one_line_of_json(environment: Dcmms) -> None:
+    assert invoke("--as-of", AS_OF).exit_code == 0
+    result = invoke("status", "--log-format", "json")
+    (line,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, result.stdout, line["message"]) == (1, "", "status")
+    assert [(view["view"], view["state"]) for view in line["views"]] == [(view, "too old") for view in VIEWS]
+    assert [(run["outcome"], run["as_of"]) for run in line["runs"]][:1] == [("done", "2026-03-11T10:00:00+00:00")]
+    result = invoke("verify", "--log-format", "json")
+    (line,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, result.stdout, line["message"]) == (0, "", "consistency")
+    assert {feature["view"] for feature in line["features"]} == set(VIEWS)
+    assert "entities removed" in invoke("prune", "--log-format", "json").stderr

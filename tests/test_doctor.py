@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,16 +29,19 @@ from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.clickhouse import check_clickhouse
 from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.feature_server import check_feature_server
 from pipeline.operations.doctor.postgres import check_postgres
 from pipeline.operations.doctor.redis import check_redis
 from pipeline.operations.doctor.registry import check_registry
 from pipeline.operations.doctor.settings import read_settings
 from pipeline.operations.doctor.snapshots import LEFTOVER_SECONDS, check_snapshots
+from pipeline.operations.doctor.store import read_store_config
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.feast_store import load_store_config, open_feature_store
 from pipeline.registry.lock import one_at_a_time
 from pipeline.sources.columns import TELEMETRY_COLUMNS
 from tests.commands import invoke
+from tests.gateways import served
 from tests.production import DATABASE, REGISTRY, Production
 
 Finding = dict[str, str]
@@ -50,9 +53,9 @@ EVERY_CHECK = {
         f"ClickHouse {name}"
         for name in ("connection", "TLS", "clock", "user", "schema", "SQL", "telemetry", "bucket width")
     ),
-    *(f"Snapshots {name}" for name in ("folder", "space", "leftovers", "files")),
-    *(f"Feast {name}" for name in ("configuration", "version")),
-    *(f"Registry {name}" for name in ("connection", "TLS", "tables", "rights", "lock", "definitions")),
+    *(f"Snapshots {name}" for name in ("folder", "privacy", "space", "leftovers", "files")),
+    *(f"Feast {name}" for name in ("configuration", "version", "authentication")),
+    *(f"Registry {name}" for name in ("connection", "TLS", "tables", "rights", "lock", "code", "definitions")),
     *(
         f"Redis {name}"
         for name in (
@@ -68,6 +71,7 @@ EVERY_CHECK = {
             "time-outs",
         )
     ),
+    "Feature server access",
 }
 
 
@@ -160,7 +164,7 @@ def test_for_people_there_is_a_line_per_check_and_the_fix_below(
     assert lines[at + 2] == (
         "not checked PostgreSQL               TLS, version, clock, role, schema, rights, SQL: no connection"
     )
-    assert lines[-1] == "ok 31, warnings 0, failures 1: put right what fails"
+    assert lines[-1] == "ok 35, warnings 0, failures 1: put right what fails"
 
 
 def test_everything_down_at_once_is_told_in_time(
@@ -194,7 +198,9 @@ def test_without_settings_and_configuration_it_says_what_it_could_not_look_at(mo
     assert broken(found) == {
         "Settings values": "fails",
         "Feast configuration": "fails",
-        **dict.fromkeys(("PostgreSQL", "ClickHouse", "Snapshots", "Registry", "Redis"), "not checked"),
+        **dict.fromkeys(
+            ("PostgreSQL", "ClickHouse", "Snapshots", "Registry", "Redis", "Feature server"), "not checked"
+        ),
     }
     assert "DATABASE_URL is missing" in found["Settings values"]["message"]
 
@@ -343,7 +349,12 @@ def test_an_old_postgres_is_refused(healthy: Production, monkeypatch: pytest.Mon
         ("CLICKHOUSE_PASSWORD", "wr0ng-Pa55", {"ClickHouse connection", "ClickHouse"}, "Authentication failed"),
         ("CLICKHOUSE_DATABASE", "nowhere", {"ClickHouse connection", "ClickHouse"}, "nowhere"),
         ("TELEMETRY_BUCKET_MINUTES", "10", {"ClickHouse bucket width"}, "60 minutes apart"),
-        ("STATEMENT_TIMEOUT_SECONDS", "0", {"Settings values", "PostgreSQL", "ClickHouse", "Snapshots"}, "greater"),
+        (
+            "STATEMENT_TIMEOUT_SECONDS",
+            "0",
+            {"Settings values", "PostgreSQL", "ClickHouse", "Snapshots", "Feature server"},
+            "greater",
+        ),
     ],
 )
 def test_settings_and_clickhouse(
@@ -405,6 +416,50 @@ def test_settings_file_that_others_may_read(
     assert [check.state for check in read_settings()[0]] == [State.OK, State.OK]
 
 
+def test_a_word_that_lets_everybody_past_authentication(
+    healthy: Production, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings"
+    file.write_text("INTRA_COMMUNICATION_BASE64='c2VjcmV0LWRvb3I='\n")
+    file.chmod(0o600)
+    for name, value in (("INTRA_COMMUNICATION_BASE64", "c2VjcmV0LWRvb3I="), ("FEATURE_STORE_ENV_FILE", str(file))):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            checks, config = read_store_config()
+        assert config
+        (check,) = [check for check in checks if check.state != State.OK]
+        assert (check.name, check.state) == ("authentication", State.FAILS)
+        assert "INTRA_COMMUNICATION_BASE64 is set: " in check.text and "c2VjcmV0" not in check.text + check.fix
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "text"),
+    [
+        ({"/health": 200, "/push": 422}, State.WARNING, "takes writes from whoever reaches it"),
+        ({"/health": 200, "/push": 401}, State.OK, "asks for a token"),
+        ({"/health": 200, "/push": 404}, State.OK, "lets reading through, and no writing"),
+        ({"/health": 200, "/push": 500}, State.OK, "answers 500 to what is no request"),
+        ({"/health": 404, "/push": 422}, State.OK, "is no feature server"),
+        ({}, State.OK, "none answers at"),
+    ],
+)
+def test_feature_server(
+    healthy: Production, monkeypatch: pytest.MonkeyPatch, statuses: dict[str, int], state: State, text: str
+) -> None:
+    """What stock Feast answers is in the tests of the registry's reader."""
+
+    async def app(scope: dict, _receive: object, send: Callable) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": statuses[scope["path"]], "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    with served(app) if statuses else nullcontext(free_port()) as port:
+        monkeypatch.setenv("FEATURE_SERVER_URL", f"127.0.0.1:{port}")
+        (check,) = check_feature_server(load_settings())
+    assert (check.state, bool(check.fix)) == (state, state == State.WARNING)
+    assert text in check.text
+
+
 def test_feast_of_another_version(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feast.__version__", "0.99.0")
     found = findings()
@@ -451,6 +506,10 @@ def test_snapshot_folder(healthy: Production, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("FEATURE_DATA_DIR", str(data))
     leftover = data / VIEW_NAMES[0] / "snapshot_date=2026-01-01" / ".20260101T000000Z-17.tmp"
     leftover.parent.mkdir(parents=True)
+    data.chmod(0o755)
+    assert broken(findings("Snapshots")) == {"Snapshots privacy": "warning"}
+    assert findings("Snapshots")["Snapshots privacy"]["fix"] == f"chmod o= {data}"
+    data.chmod(0o750)
     leftover.write_bytes(b"x" * 2000)
     assert broken(findings("Snapshots")) == {}, "it may belong to a run that is busy"
     old = time.time() - LEFTOVER_SECONDS - 60
@@ -485,6 +544,7 @@ def test_files_in_the_readers_way_are_named(
         for name in ("copy.parquet", "20260101T000000Z.parquet", "20260101T010000Z.parquet")
     )
     stray.parent.mkdir(parents=True)
+    tmp_path.chmod(0o700)
     half.write_bytes(b"PAR1")
     pq.write_table(schema.remove(len(schema) - 1).empty_table(), older)
     found = findings("Snapshots")

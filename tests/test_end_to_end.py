@@ -97,7 +97,10 @@ def deployment(
     (directory / "clickhouse").mkdir()
     stores = (environment["DATABASE_URL"], environment["CLICKHOUSE_DSN"])
     run(sys.executable, "-c", LOAD, *stores, cwd=REPOSITORY, environment=environment)
-    run(FEAST, "apply", cwd=REPOSITORY, environment=environment)
+    applied = subprocess.run(
+        [FEAST, "apply"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert (applied.stdout.splitlines()[0], applied.stderr) == ("Applying changes for project dcmms", "")
     yield Deployment(environment, materialize(directory, environment))
     with closing(psycopg2.connect(postgres.admin_url)) as connection:
         connection.autocommit = True

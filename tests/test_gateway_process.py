@@ -74,7 +74,10 @@ def test_a_run_is_started_watched_and_told_of(
 ) -> None:
     production.use(monkeypatch, tmp_path / "data")
     production.register()
-    with gateway(tmp_path) as (started, port):
+    # The gateway's own role only reads the registry.
+    urls = production.registry_reader, production.environment["FEAST_REGISTRY_URL"]
+    roles = dict(zip(("FEAST_REGISTRY_URL", "GATEWAY_RUNS_REGISTRY_URL"), urls, strict=True))
+    with gateway(tmp_path, **roles) as (started, port):
         admin = Client(port, token("tenant_admin", tenantId=str(TENANT)))
         assert admin.get("/health").status_code == 503
         with closing(production.admin()) as connection, connection.cursor() as cursor:

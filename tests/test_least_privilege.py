@@ -1,6 +1,9 @@
 """The roles of deploy/sql: a run, a backfill, the doctor and the status need no more, and more they may not do."""
 
+import gc
+import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,21 +12,27 @@ import clickhouse_connect
 import psycopg2
 import pyarrow as pa
 import pytest
+import requests
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from pipeline import REPOSITORY
+from pipeline.base.settings import load_settings
 from pipeline.base.specs import VIEWS
 from pipeline.online.redis.layout import RowEncoder
+from pipeline.operations.doctor.check import State
+from pipeline.operations.doctor.feature_server import check_feature_server
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns, postgres_grants, postgres_queries
 from pipeline.sources.extract import query_of
 from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
+from tests import gateways
 from tests.commands import invoke
 from tests.dcmms import asset_key
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
+from tests.test_end_to_end import feature_server
 
 ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 
@@ -61,9 +70,12 @@ def test_the_feature_server_reads_with_its_role(
     assert invoke("--as-of", production.as_of_text, "--view", WORK_ORDERS).exit_code == 0
     connection = f"127.0.0.1:{production.redis.port},username=feature_server,password={PASSWORDS['server']}"
     monkeypatch.setenv("REDIS_CONNECTION", connection)
+    monkeypatch.setenv("FEAST_REGISTRY_URL", production.registry_reader)
     with open_feature_store() as store:
         answer = store.get_online_features([f"{WORK_ORDERS}:wo_count_30d"], {"asset_id": [str(asset_key(1))]}).to_dict()
     assert answer["wo_count_30d"] == [1]
+    assert invoke("status").exit_code == 1, "it may look, and finds what was never published"
+    monkeypatch.setenv("FEAST_REGISTRY_URL", production.environment["FEAST_REGISTRY_URL"])
     result = invoke("--as-of", production.as_of_text, "--view", WORK_ORDERS)
     assert result.exit_code == 1
     assert "this user has no permissions to run" in result.output
@@ -174,11 +186,15 @@ def test_every_column_that_is_granted_is_read(production: Production) -> None:
 
 @pytest.mark.parametrize(
     ("file", "variable"),
-    [("postgres_extraction.sql", "FEATURE_STORE_PASSWORD"), ("postgres_registry.sql", "FEAST_REGISTRY_PASSWORD")],
+    [
+        ("postgres_extraction.sql", "FEATURE_STORE_PASSWORD"),
+        ("postgres_registry.sql", "FEAST_REGISTRY_PASSWORD"),
+        ("postgres_registry_reader.sql", "FEAST_READER_PASSWORD"),
+    ],
 )
 def test_without_a_password_no_role_is_made(production: Production, file: str, variable: str) -> None:
     with pytest.raises(AssertionError, match=f"{variable} is not set"):
-        psql(production.postgres, DATABASE, SQL / file, "role=nobody", "database=nobody")
+        psql(production.postgres, DATABASE, SQL / file, "role=nobody", "reader=nobody", "database=nobody")
     with closing(production.admin()) as connection, connection.cursor() as cursor:
         cursor.execute("select from pg_roles where rolname = 'nobody'")
         assert cursor.rowcount == 0
@@ -209,6 +225,78 @@ def test_registry_role_may_do_nothing_else(production: Production, statement: st
             cursor.execute(statement)
         cursor.execute("select current_schema()")
         assert cursor.fetchone() == ("feast",)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into projects select * from projects",
+        "insert into on_demand_feature_views select * from on_demand_feature_views",
+        "update feature_views set feature_view_proto = ''",
+        "delete from feature_services",
+        "truncate entities",
+        "drop table feature_views",
+        "create table mine (id int)",
+        "create temporary table mine (id int)",
+        "update materialization_runs set outcome = 'done'",
+        "set role feast_production",
+    ],
+)
+def test_registry_reader_may_only_read(production: Production, registered: None, statement: str) -> None:
+    with closing(psycopg2.connect(production.registry_reader.replace("+psycopg", ""))) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("select count(*) from feature_views")
+        assert cursor.fetchone()[0] == len(VIEWS)
+        cursor.execute("set default_transaction_read_only = off")  # rights, not this setting, have to refuse
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def registered(production: Production, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The definitions and the ledger in the registry."""
+    with pytest.MonkeyPatch.context() as patch:
+        production.use(patch, tmp_path_factory.mktemp("registered") / "data")
+        production.register()
+        assert invoke("--as-of", production.as_of_text, "--view", WORK_ORDERS).exit_code == 0
+
+
+def test_the_servers_of_features_answer_with_the_registrys_reader(
+    production: Production, registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock `feast serve`, and the gateway but for the runs that it starts, whose role is the one that writes."""
+    production.use(monkeypatch, tmp_path, FEAST_REGISTRY_URL=production.registry_reader)
+    body = {"features": [f"{WORK_ORDERS}:wo_count_30d"], "entities": {"asset_id": [str(asset_key(1))]}}
+    user = f"127.0.0.1:{production.redis.port},username=feature_server,password={PASSWORDS['server']}"
+    with feature_server(os.environ | {"REDIS_CONNECTION": user}, tmp_path / "log") as url:
+        answer = requests.post(f"{url}/get-online-features", json=body, timeout=30).json()
+        assert answer["results"][1]["values"] == [1], answer
+        monkeypatch.setenv("FEATURE_SERVER_URL", url)
+        (check,) = check_feature_server(load_settings())
+        assert (check.state, check.text) == (State.WARNING, f"{url} takes writes from whoever reaches it")
+    with gateways.running(gateway_feature_service="predictive_maintenance_v1") as port:
+        (asset,) = gateways.Client(port, gateways.token("super_admin")).assets(str(asset_key(1)))
+        assert asset["features"]["wo_count_30d"] == 1
+
+
+def test_an_incomplete_registry_fails_its_reader_loudly(
+    production: Production, registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    production.use(monkeypatch, tmp_path, FEAST_REGISTRY_URL=production.registry_reader)
+    with closing(production.admin(REGISTRY)) as connection, connection.cursor() as cursor:
+        cursor.execute("alter table feast.permissions rename to permission")
+        try:
+            result = invoke("status")
+        finally:
+            cursor.execute("alter table feast.permission rename to permissions")
+    exit_code, output = result.exit_code, result.output
+    del result
+    with warnings.catch_warnings():  # of the connection of the registry that Feast did not come to make
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert exit_code == 1
+    assert re.fullmatch(r"Error: Feast registry: cannot execute CREATE TABLE in a read-only transaction\. .*\n", output)
 
 
 def test_roles_see_only_their_own_database(production: Production) -> None:

@@ -26,7 +26,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
-from pipeline.online.redis.engine import row_encoder, unowned_fields
+from pipeline.online.redis.engine import advice_for, row_encoder, unowned_fields
 from pipeline.online.redis.layout import serialized_stamp
 from pipeline.online.redis.writer import write_rows
 from pipeline.online.verify import verify
@@ -417,6 +417,21 @@ def test_wrong_password_is_named_and_not_shown(shop: Shop, tmp_path: Path, crede
             online.check_online_store(store, ENGINE_REDIS)
         assert "open-" not in str(failure.value)
         client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("this user has no permissions to run the 'hset' command", "redis_users.conf"),
+        ("User feature_store has no permissions to run the 'hset' command", "redis_users.conf"),
+        ("No permissions to access a key", "redis_users.conf"),
+        ("User feature_store has no permissions to access the 'x' key", "redis_users.conf"),
+        ("No master found for 'dcmms'", "sentinel_master"),
+        ("Error 111 connecting to 127.0.0.1:1. Connection refused", "check that it is up"),
+    ],
+)
+def test_what_redis_6_and_7_say_has_its_advice(said: str, advice: str) -> None:
+    assert advice in advice_for(said)
 
 
 def test_node_of_a_cluster_is_refused(shop: Shop, tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ def test_a_time_limit_beyond_every_timer_is_a_wrong_option(file: Path, seconds: 
         ("RETRY_SECONDS", "inf"),
         ("RETRY_SECONDS", "nan"),
         ("SCHEDULE_MINUTES", "9" * 12),
+        ("DATABASE_URL", "postgresql://feature_store@postgres.example:99999/dcmms"),
+        ("CLICKHOUSE_HOST", "https://clickhouse.example:99999"),
+        ("CLICKHOUSE_DSN", "clickhousedb://clickhouse.example:65536/dcmms_analytics"),
+        ("CLICKHOUSE_CA_CERT", "x" * 5000),
+        ("FEATURE_DATA_DIR", "x" * 5000),
+        ("CLICKHOUSE_USER", "\udcff"),
     ],
 )
 def test_a_setting_beyond_what_servers_can_count_is_one_line(
@@ -121,6 +127,35 @@ def test_a_setting_beyond_what_servers_can_count_is_one_line(
     monkeypatch.setenv(name, value)
     with pytest.raises(PipelineError, match=rf"^Settings: {name} .*Set it in"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_CONNECTION", "redis.example:99999"),
+        ("REDIS_CONNECTION", "redis.example:6379,host=other.example"),
+        ("REDIS_CONNECTION", "redis.example:6379,decode_responses=true"),
+        ("REDIS_CONNECTION", "redis.example:6379,retry=3"),
+        ("REDIS_CONNECTION", "redis.example:6379,ssl=True"),
+        ("REDIS_CONNECTION", "redis.example:6379,db=-1"),
+        ("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@registry.example:99999/feast_registry"),
+        ("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@registry.example/\udcff"),
+    ],
+)
+def test_an_address_that_a_driver_would_misread_is_one_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(
+        PipelineError, match=r"^(feature_store\.yaml: (registry\.path|online_store)|Settings: FEAST_).*\.$"
+    ):
+        load_store_config()
+
+
+def test_what_the_client_of_redis_takes_may_be_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "db=3,ssl=true,ssl_cert_reqs=none,socket_keepalive=true,health_check_interval=30,username=u,password=a$b"
+    monkeypatch.setenv("REDIS_CONNECTION", f"redis.example:6379,{options}")
+    assert load_store_config().online_store.connection_string.startswith(f"redis.example:6379,{options},")
 
 
 @pytest.mark.parametrize("command", [("status",), ("doctor",), ("--as-of", "2026-01-01T00:00:00Z")])

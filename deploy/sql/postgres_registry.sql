@@ -7,6 +7,7 @@
 --
 -- The role may make tables in the schema `feast` of that database, and nothing else: `feast apply` makes Feast's there,
 -- the first run the ledger. Then FEAST_REGISTRY_URL is postgresql+psycopg://feast:...@host:port/feast_registry
+-- What only reads gets the role of postgres_registry_reader.sql.
 
 \getenv password FEAST_REGISTRY_PASSWORD
 \if :{?password} \else

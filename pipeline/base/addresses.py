@@ -6,20 +6,26 @@ to be well-formed before any driver sees it, and the passwords in it are kept ou
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 from pipeline.base.errors import keep_secret
 
 _ESCAPES = "in a password write @ : / ? # [ ] % and a blank as %40 %3A %2F %3F %23 %5B %5D %25 %20"
 _USER = r"(?:[^@:/?#\[\]\s]*(?::(?P<password>[^@/?#\[\]\s]*))?@)?"
-_HOST = r"(?:\[[\da-fA-F:.]+\]|[\w.%-]*)(?::\d+)?"
+_PORT = r"(?:6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+_HOST = rf"(?:\[[\da-fA-F:.]+\]|[\w.%-]*)(?::{_PORT})?"
 _POSTGRES = re.compile(
     rf"postgres(?:ql)?(?:\+\w+)?://{_USER}{_HOST}(?:,{_HOST})*/[^@/?#\s]+(?:\?(?P<query>[^#\s]*))?", re.ASCII
 )
 _DSN = re.compile(rf"\w+(?:\+\w+)?://{_USER}{_HOST}(?:/[^@/?#\s]*)?(?:\?(?P<query>[^#\s]*))?", re.ASCII)
-_HTTP_ADDRESS = re.compile(r"(?:https?://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::\d+)?/?")
-_REDIS_NODE = re.compile(r"[\w.-]+:\d+")
+_HTTP_ADDRESS = re.compile(rf"(?:https?://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::{_PORT})?/?", re.ASCII)
+_REDIS_NODE = re.compile(rf"[\w.-]+:{_PORT}", re.ASCII)
+# The node stands before the options, and answers have to be bytes.
+_NO_OPTIONS = {"host", "port", "decode_responses", "encoding", "encoding_errors"}
+_PLAIN = {str, int, float, bool, type(None)}
+_LARGEST = 2**31
 _BROKEN_ESCAPE = re.compile(r"%(?![\da-fA-F]{2})")
 
 
@@ -42,11 +48,11 @@ def checked_http_address(address: str) -> str:
     return address
 
 
-def checked_redis_connection(connection: str, known: Collection[str] | None) -> str:
+def checked_redis_connection(connection: str, known: Mapping[str, Any] | None) -> str:
     """Return `connection`, in Feast's form `host:port,option=value,...`.
 
     Raises `ValueError`, without any part of it but names of options, where Feast would read something else than what
-    is meant. `known` are the options of a single Redis, None for the nodes of a cluster.
+    is meant. `known` are the options of a single Redis with their types, None for the nodes of a cluster.
     """
     parts = connection.split(",")
     nodes = [part for part in parts if "=" not in part]
@@ -58,18 +64,32 @@ def checked_redis_connection(connection: str, known: Collection[str] | None) -> 
         raise ValueError("is a redis:// URL, which Feast does not read: write host:port,ssl=true,password=...")
     if "=" in parts[0] or not all(_REDIS_NODE.fullmatch(node) for node in nodes) or (known and len(nodes) > 1):
         raise ValueError("is no host:port,option=value,...; a password must have no comma, Feast cuts it there")
-    if known and any(name not in known for name, _ in options):
+    if any(name in _NO_OPTIONS or (known and not _is_plain(name, known)) for name, _ in options):
         raise ValueError("has an option that the client of Redis does not have; a password must have no comma")
     for name, value in options:
-        if name == "password" and _as_feast_reads(value) != value:
+        if name == "password" and str(_as_feast_reads(value)) != value:
             raise ValueError("has a password that Feast takes for JSON and changes: choose one that is no number")
+        if known and not _fits(_as_feast_reads(value), known[name]):
+            raise ValueError(f"has a value of {name} that the client of Redis does not take")
     return connection
 
 
-def _as_feast_reads(value: str) -> str:
+def _is_plain(name: str, known: Mapping[str, Any]) -> bool:
+    """Return whether an option's value can be written, unlike an object."""
+    return name in known and (str in get_args(known[name]) or {*(get_args(known[name]) or [known[name]])} <= _PLAIN)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < _LARGEST:
+        return False
+    # As JSON has them: any other word is true to the client.
+    return type(value) in (get_args(kind) or [kind]) or (isinstance(value, int) and float in get_args(kind))
+
+
+def _as_feast_reads(value: str) -> Any:
     """Return an option's value as Feast passes it on: it tries JSON first."""
     try:
-        return str(json.loads(value))
+        return json.loads(value)
     except json.JSONDecodeError:
         return value
 

@@ -23,8 +23,8 @@ class PipelineError(click.ClickException):
     """
 
     def __init__(self, what: str, advice: str = "") -> None:
-        super().__init__(f"{what}. {advice}" if advice else what)
-        self.what, self.advice = what, advice
+        self.what, self.advice = readable(what), readable(advice)
+        super().__init__(f"{self.what}. {self.advice}" if advice else self.what)
 
 
 class Unavailable(PipelineError):
@@ -52,6 +52,11 @@ def keep_secret(password: str) -> None:
             _SECRETS.update({form, repr(form)[1:-1]} | in_url | in_json)
 
 
+def readable(text: str) -> str:
+    """Return `text` on one line, with what a terminal would obey, or PostgreSQL does not hold, escaped as in Python."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def redacted(text: str) -> str:
     """Return `text` with *** for every password that is known, and for whatever stands before the @ of a URL."""
     for secret in sorted(_SECRETS, key=len, reverse=True):
@@ -60,7 +65,8 @@ def redacted(text: str) -> str:
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of what a library said, at most `limit` characters, without any password."""
+    """Return the first line of what a library said, at most `limit` characters, readable and without any password."""
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
     # SQLAlchemy puts the class before the message
-    return re.sub(r"^\(psycopg[\w.]+\) (connection failed: )?", "", lines[0])[:limit].rstrip(".? ")
+    line = re.sub(r"^\(psycopg[\w.]+\) (connection failed: )?", "", lines[0])
+    return readable(line)[:limit].rstrip(".? ")

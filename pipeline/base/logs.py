@@ -36,6 +36,8 @@ def choose_format(name: str) -> None:
     """Write log lines as `json`, warnings of libraries too, or as `text`, whose looks are the console's."""
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler.formatter, JsonFormatter)]
+    for handler in logger.handlers:
+        handler.close()
     logger.handlers.clear()
     if name == "json":
         _write_json(logging.StreamHandler())

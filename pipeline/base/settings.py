@@ -1,6 +1,8 @@
 """Settings, read once from the environment and `.env` into one typed object."""
 
+import os
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -29,8 +31,8 @@ def _clickhouse_dsn(dsn: SecretStr) -> SecretStr:
     return dsn
 
 
-def _clickhouse_host(host: str) -> str:
-    return checked_http_address(host) if host else host
+def _http_address(address: str) -> str:
+    return checked_http_address(address) if address else address
 
 
 def _clickhouse_password(password: SecretStr) -> SecretStr:
@@ -65,8 +67,19 @@ def _kept(text: str) -> str:
 
 
 DEFAULT_DATA_DIR = Path("data")
-DataDirectory = Annotated[Path, BeforeValidator(lambda path: path or DEFAULT_DATA_DIR)]
-OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
+DataDirectory = Annotated[Path, BeforeValidator(lambda path: _path(path) or DEFAULT_DATA_DIR)]
+OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: _path(path))]
+
+
+def _path(text: str | Path | None) -> Path | None:
+    """Return where `text` leads, None for nothing; raises `ValueError` where the system knows no such paths."""
+    path = Path(text) if text else None
+    try:
+        if path:
+            path.exists()
+    except OSError as error:
+        raise ValueError(f"is a path that cannot be looked at: {error.strerror}") from None
+    return path
 
 
 class Settings(BaseSettings):
@@ -80,7 +93,7 @@ class Settings(BaseSettings):
 
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
     clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
-    clickhouse_host: Annotated[str, AfterValidator(_clickhouse_host)] | None = None
+    clickhouse_host: Annotated[str, AfterValidator(_http_address)] | None = None
     clickhouse_user: str = "default"
     clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
     clickhouse_ca_cert: OptionalFile = None
@@ -95,6 +108,7 @@ class Settings(BaseSettings):
     schedule_minutes: int = Field(60, ge=1, le=100_000_000)
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
+    feature_server_url: Annotated[str, AfterValidator(_http_address)] = "http://127.0.0.1:6566"
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":
@@ -132,12 +146,23 @@ def read_settings(kind: type[Kind]) -> Kind:
     """
     try:
         with in_environment():
+            check_text(kind.model_fields)
             return kind(_env_file=None)
     except ValidationError as error:
         faults = "; ".join(_fault(detail) for detail in error.errors())
         raise PipelineError(
             f"Settings: {faults}. Set it in the environment or in {settings_file()} (see .env.example)."
         ) from None
+
+
+def check_text(names: Iterable[str]) -> None:
+    """Raise `PipelineError` where one of the variables `names` of the environment is no text in UTF-8."""
+    wanted = {name.upper() for name in names}
+    for name, value in os.environ.items():
+        if name.upper() in wanted and any("\ud800" <= each <= "\udfff" for each in value):
+            raise PipelineError(
+                f"Settings: {name} is no UTF-8 text. Set it in the environment or in {settings_file()}."
+            )
 
 
 def _fault(detail: ErrorDetails) -> str:

@@ -2,8 +2,12 @@
 
 import click
 
+from pipeline.commands import options
+from pipeline.commands.starting import clear
+
 
 @click.command(short_help="Print the feature catalogue as Markdown.")
+@options.log_format_option
 def catalogue() -> None:
     """Print docs/features.md as the definitions have it.
 
@@ -13,4 +17,5 @@ def catalogue() -> None:
     """
     from pipeline.operations.catalogue import catalogue as text
 
+    clear()
     click.echo(text(), nl=False)

@@ -1,5 +1,9 @@
 """The command with all of its commands, and how any of them ends."""
 
+import errno
+import io
+import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +24,32 @@ from pipeline.commands.report import report
 from pipeline.commands.rollback import rollback
 from pipeline.commands.run import EXAMPLES, run
 from pipeline.commands.skew import skew
+from pipeline.commands.starting import announced
 from pipeline.commands.status import status
 from pipeline.commands.training_set import training_set
+
+_OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 class DefaultCommandGroup(click.Group):
     """A group whose options without a command belong to `run`, and whose commands stop cleanly."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # in Latin-1 there is no arrow
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if not _is_of_output(error):
+                raise
+            if error.errno != errno.EPIPE:  # who closes a pipe has seen enough
+                say(f"Standard output cannot be written: {error.strerror}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not tried again
+            sys.exit(1)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with usage_errors():
@@ -50,7 +74,9 @@ class DefaultCommandGroup(click.Group):
                 ctx.exit(error.exit_code)
             except (click.exceptions.Exit, click.Abort):
                 raise
-            except Exception:  # a bug; a library may have put a password into its message
+            except Exception as error:  # a bug; a library may have put a password into its message
+                if _is_of_output(error):
+                    raise
                 if logs.are_json():  # the stack trace, too, belongs on one line then
                     logs.logger.exception("unexpected error")
                 else:
@@ -66,6 +92,11 @@ def usage_errors() -> Iterator[None]:
     except click.UsageError as error:
         help_of = f" ({error.ctx.command_path} -h lists the options)" if error.ctx else ""
         raise WrongOption(f"{error.format_message().rstrip('.')}{help_of}") from None
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Return whether `error` is of a stream that was open from the start, such as standard output on a full disk."""
+    return isinstance(error, OSError) and not error.filename and error.errno in _OUTPUT_ERRORS
 
 
 def say(message: str) -> None:
@@ -86,4 +117,4 @@ def cli() -> None:
 
 
 for command in (run, backfill, training_set, status, doctor, verify, prune, compact, rollback, skew, report, catalogue):
-    cli.add_command(command)
+    cli.add_command(announced(command))

@@ -10,6 +10,7 @@ from pipeline.commands import options
 @click.command(short_help="Compare online values with the newest snapshots.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N entities at random; by default all.")
 @options.views_option
+@options.log_format_option
 def verify(sample: int | None, views: list[str]) -> None:
     """Read the online store through Feast and count the values that are not those of the newest snapshot.
 
@@ -44,6 +45,7 @@ def verify(sample: int | None, views: list[str]) -> None:
 @click.command(short_help="Remove online values of entities that left.")
 @options.views_option
 @options.wait_option
+@options.log_format_option
 def prune(views: list[str], wait: float | None) -> None:
     """Remove the online values of entities that the newest snapshots lack, after a look at every key of Redis.
 
@@ -55,13 +57,15 @@ def prune(views: list[str], wait: float | None) -> None:
       python materialize_features.py prune --view telemetry_features
     """
     from pipeline.base.settings import load_settings
+    from pipeline.commands.console import Console
     from pipeline.online.publish import prune as remove
     from pipeline.online.redis.engine import unowned_fields
     from pipeline.registry.feast_store import open_feature_store
     from pipeline.registry.lock import one_at_a_time
 
+    console = Console(views, quiet=False)
     settings = load_settings()
     with open_feature_store() as store, one_at_a_time(store, wait):
         for view in views:
-            click.echo(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")
-        click.echo(f"{unowned_fields(store, delete=True):,} fields removed that no registered view has")
+            console.report(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")
+        console.report(f"{unowned_fields(store, delete=True):,} fields removed that no registered view has")

@@ -1,12 +1,13 @@
 """What a run shows: progress bars on a terminal, log lines without one (cron), and a table at the end."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import click
-from rich import box
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.logging import RichHandler
@@ -19,10 +20,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from pipeline.base import logs
 from pipeline.base.results import ViewResult
+from pipeline.base.tables import table, to_the_second
+from pipeline.commands.starting import clear
 from pipeline.online.verify import Consistency
 from pipeline.operations.doctor.check import Check, State
 from pipeline.runs.one_instant import Progress as ProgressCallback
@@ -36,11 +38,13 @@ class Console:
     """Standard error carries progress and messages, standard output the table."""
 
     def __init__(self, views: list[str], *, quiet: bool) -> None:
+        clear()
         self._views = views
         self._quiet = quiet
         self._errors = RichConsole(stderr=True)
         self._output = RichConsole()
-        if not self._output.is_terminal:  # a file or a mail of cron has no width of its own
+        # a file or a mail of cron has no width of its own
+        if not self._output.is_terminal and "COLUMNS" not in os.environ:
             self._output.width = _PLAIN_WIDTH
         self._bars = self._errors.is_terminal and not quiet and not logs.are_json()
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -107,34 +111,29 @@ class Console:
             return
         if self._quiet or all(result.error for result in results):
             return
-        table = Table(title=f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC", box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("view", no_wrap=True)
         any_rejected = any(result.rejected for result in results)
-        headings = ("rows", *(["rejected"] if any_rejected else []), "seconds", "newest source (UTC)", "bytes")
-        for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("outcome")
+        rejected = [">rejected"] if any_rejected else []
+        made = table(
+            f"Features as of {as_of:%Y-%m-%d %H:%M:%S} UTC",
+            *("view", ">rows", *rejected, ">seconds", "newest source (UTC)", ">bytes", "outcome"),
+        )
         for result in results:
-            newest = f"{result.newest_source:%Y-%m-%d %H:%M:%S}" if result.newest_source else "-"
-            rejected = [f"{result.rejected:,}"] if any_rejected else []
-            figures = [f"{result.rows:,}", *rejected, f"{result.seconds:.1f}", newest, f"{result.bytes:,}"]
-            table.add_row(result.view, *figures, result.outcome)
-        self._output.print(table)
+            figures = [f"{result.rows:,}", *([f"{result.rejected:,}"] if any_rejected else []), f"{result.seconds:.1f}"]
+            newest = to_the_second(result.newest_source)
+            made.add_row(result.view, *figures, newest, f"{result.bytes:,}", result.outcome)
+        self._output.print(made)
 
     def consistency(self, features: list[Consistency]) -> None:
         """Print one line per view, and one per feature of which some value is wrong."""
-        table = Table(title="Online values against the newest snapshots", box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("view", no_wrap=True)
-        table.add_column("feature", no_wrap=True)
-        for heading in ("values", "mismatched", "missing", "extra"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        headings = ("view or feature", ">values", ">mismatched", ">missing", ">extra")
+        made = table("Online values against the newest snapshots", *headings)
         for view in dict.fromkeys(feature.view for feature in features):
             of_view = [feature for feature in features if feature.view == view]
-            table.add_row(view, f"all {len(of_view)}", *_counts(of_view))
+            made.add_row(view, *_counts(of_view))
             for feature in of_view:
                 if feature.wrong:
-                    table.add_row("", feature.feature, *_counts([feature]))
-        self._output.print(table)
+                    made.add_row(f"  {feature.feature}", *_counts([feature]))
+        self.answer(made, "consistency", features=[vars(feature) for feature in features])
 
     def finding(self, check: Check) -> None:
         """Print a check of the doctor; where log lines are JSON, it is one of them."""
@@ -151,9 +150,12 @@ class Console:
         elif not self._quiet:
             click.echo(text)
 
-    def print(self, table: RenderableType) -> None:
-        """Print what a command was asked for."""
-        self._output.print(table)
+    def answer(self, table: RenderableType, name: str, **fields: Any) -> None:
+        """Print what a command was asked for; where log lines are JSON, `fields` are one of them, called `name`."""
+        if logs.are_json():
+            logger.info(name, extra=fields)
+        else:
+            self._output.print(table)
 
     def _log_progress(self, view: str, stage: str, share: float) -> None:
         if share == 0.0 and view in self._views:

@@ -26,11 +26,9 @@ def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, view
     Example:
       python materialize_features.py skew --start 2026-01-01 --end 2026-02-01 --sample 20
     """
-    from rich import box
-    from rich.table import Table
-
     from pipeline.base.errors import WrongOption
     from pipeline.base.settings import load_settings
+    from pipeline.base.tables import table
     from pipeline.commands.console import Console
     from pipeline.runs.skew import measure_skew
 
@@ -45,12 +43,9 @@ def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, view
         return
     for view in dict.fromkeys(feature.view for feature in result.features):
         title = f"{view}: served and now, {result.instants:,} instants"
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        for heading in ("feature", "values", "differ", "typical", "unit"):
-            table.add_column(heading, no_wrap=True, justify="left" if heading in ("feature", "unit") else "right")
-        for feature in result.features:
-            if feature.view == view:
-                typical = "-" if feature.typical is None else f"{feature.typical:.3g}"
-                figures = (f"{feature.values:,}", f"{feature.share:.2%}", typical, feature.unit)
-                table.add_row(feature.feature, *figures)
-        console.print(table)
+        made = table(title, "feature", ">values", ">differ", ">typical", "unit")
+        of_view = [feature for feature in result.features if feature.view == view]
+        for feature in of_view:
+            typical = "-" if feature.typical is None else f"{feature.typical:.3g}"
+            made.add_row(feature.feature, f"{feature.values:,}", f"{feature.share:.2%}", typical, feature.unit)
+        console.answer(made, title, features=[feature.as_json() for feature in of_view])

@@ -4,9 +4,12 @@ import sys
 
 import click
 
+from pipeline.commands import options
+
 
 @click.command(short_help="Show the last runs and the age of each view.")
 @click.option("--last", type=click.IntRange(min=1), default=10, show_default=True, help="How many runs to show.")
+@options.log_format_option
 def status(last: int) -> None:
     """Show the age of each view's online values and the last runs.
 
@@ -27,6 +30,6 @@ def status(last: int) -> None:
     settings = load_settings()
     with open_feature_store() as store:
         result = read_status(store, settings.age_limit, last)
-    console.print(result.tables())
+    console.answer(result.tables(), "status", **result.as_json())
     if not result.is_fresh:
         sys.exit(1)

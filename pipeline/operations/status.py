@@ -3,9 +3,9 @@
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from feast import FeatureStore
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.errors import PipelineError
+from pipeline.base.tables import table, to_the_minute, to_the_second
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.freshness import OnlineRows, online_rows
 from pipeline.registry.feast_store import find_view, registry_engine, registry_error
@@ -78,12 +79,13 @@ class ViewAge:
             emptied = ": was the online store emptied?" if online.missing == online.asked else ""
             said.append(f"{online.missing} of {online.asked} entities looked for have no row online{emptied}")
         if online.oldest != online.newest:
-            span = f"{_time(online.oldest)} to {_time(online.newest)}"
+            span = f"{to_the_second(online.oldest)} to {to_the_second(online.newest)}"
             said.append(f"online rows are of {span}: has a run broken off between them?")
         if online.newest and online.newest != self.recorded:
             said.append(
-                f"the newest online row is of {_time(online.newest)}; the registry says {_time(self.recorded)}, "
-                f"the ledger {_time(self.published.as_of if self.published else None)}"
+                f"the newest online row is of {to_the_second(online.newest)}; the registry says "
+                f"{to_the_second(self.recorded)}, the ledger "
+                f"{to_the_second(self.published.as_of if self.published else None)}"
             )
             if self.recorded and online.newest < self.recorded:
                 said[-1] += ": `feast materialize-incremental` records intervals in which it has found nothing to write"
@@ -111,9 +113,45 @@ class Status:
         ]
         return Group(
             _views_table(self.views),
-            *([*said, ""] if said else []),
+            *said,
+            "",
             _runs_table(self.runs) if self.runs else "No run has been made yet.",
+            *[Text(f"{_short(run)}: {run.error}") for run in self.runs if run.error],
         )
+
+    def as_json(self) -> dict[str, list[dict[str, Any]]]:
+        """Return both in types that JSON has."""
+        return {
+            "views": [
+                {
+                    "view": view.view,
+                    "as_of": _iso(view.as_of),
+                    "newest_source": _iso(view.newest_source),
+                    "age_seconds": view.age.total_seconds() if view.age is not None else None,
+                    "limit_seconds": view.limit.total_seconds(),
+                    "state": view.verdict,
+                    "contradictions": view.contradictions,
+                }
+                for view in self.views
+            ],
+            "runs": [
+                {
+                    "run": str(run.run_id),
+                    "started": _iso(run.started_at),
+                    "finished": _iso(run.finished_at),
+                    "as_of": _iso(run.as_of),
+                    "rows": _sum(run, "rows"),
+                    "rejected": _sum(run, "rejected"),
+                    "outcome": run.outcome,
+                    "error": run.error,
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat() if moment else None
 
 
 def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
@@ -168,42 +206,44 @@ def _alive(store: FeatureStore) -> int | None:
 
 
 def _views_table(views: list[ViewAge]) -> Table:
-    table = Table(title="Online features", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("view", "online as of (UTC)", "newest source (UTC)", "age", "limit", "state"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("age", "limit") else "left")
+    limit = duration(views[0].limit.total_seconds())
+    made = table(
+        f"Online features, too old after {limit}", "view", "online as of (UTC)", "newest source (UTC)", ">age", "state"
+    )
     for view in views:
-        table.add_row(
-            view.view,
-            _time(view.as_of),
-            _time(view.newest_source),
-            duration(view.age.total_seconds()) if view.age is not None else "-",
-            duration(view.limit.total_seconds()),
-            view.verdict,
-        )
-    return table
+        age = duration(view.age.total_seconds()) if view.age is not None else "-"
+        made.add_row(view.view, to_the_second(view.as_of), to_the_minute(view.newest_source), age, view.verdict)
+    return made
 
 
 def _runs_table(runs: list[PastRun]) -> Table:
-    table = Table(title="Last runs", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("run", "started (UTC)", "as of (UTC)", "seconds", "rows", "rejected"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "run" or "UTC" in heading else "right")
-    table.add_column("outcome", no_wrap=True)
-    table.add_column("error")
+    rejected = {run.run_id: _sum(run, "rejected") for run in runs}
+    headings = (
+        "run",
+        "started (UTC)",
+        "as of (UTC)",
+        ">seconds",
+        ">rows",
+        *([">rejected"] if any(rejected.values()) else []),
+    )
+    made = table("Last runs", *headings, "outcome")
     for run in runs:
         seconds = f"{(run.finished_at - run.started_at).total_seconds():.1f}" if run.finished_at else "-"
-        rows, rejected = (sum(view[name] for view in run.views.values()) for name in ("rows", "rejected"))
-        table.add_row(
-            str(run.run_id)[:8],
-            _time(run.started_at),
-            _time(run.as_of),
+        made.add_row(
+            _short(run),
+            to_the_minute(run.started_at),
+            to_the_second(run.as_of),
             seconds,
-            f"{rows:,}",
-            f"{rejected:,}",
+            f"{_sum(run, 'rows'):,}",
+            *([f"{rejected[run.run_id]:,}"] if any(rejected.values()) else []),
             run.outcome,
-            run.error,
         )
-    return table
+    return made
 
 
-def _time(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"
+def _short(run: PastRun) -> str:
+    return str(run.run_id)[:8]
+
+
+def _sum(run: PastRun, name: str) -> int:
+    return sum(view[name] for view in run.views.values())

@@ -23,7 +23,9 @@ from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
 from pipeline.base.retries import attempts
+from pipeline.base.settings import check_text
 from pipeline.base.specs import VIEWS
+from pipeline.registry.stored_code import refuse_code
 from settings_file import in_environment, settings_file
 
 
@@ -52,6 +54,7 @@ def variables_in(path: Path) -> list[str]:
 
 
 def _loaded(path: Path) -> RepoConfig:
+    check_text(variables_in(path))
     if unset := [name for name in variables_in(path) if name not in os.environ]:
         raise PipelineError(f"{path}: {', '.join(unset)} is not set in the environment or in {settings_file()}")
     try:
@@ -72,11 +75,12 @@ def _loaded(path: Path) -> RepoConfig:
 def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     """Yield the feature store that `load_store_config` configures.
 
-    The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, or the
-    registry is out of reach.
+    The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, and where
+    the registry is out of reach or holds views that would run code.
     """
     store = attempts()(_connected, load_store_config(path))
     try:
+        _refuse_code(store)
         yield store
     finally:
         if isinstance(store.registry, SqlRegistry):
@@ -92,6 +96,12 @@ def _connected(config: RepoConfig) -> FeatureStore:
         advice = "Check its path in feature_store.yaml, and that its database is up."
         raise registry_error(error, f"Feast registry: {first_line(error)}. {advice}") from error
     return store
+
+
+def _refuse_code(store: FeatureStore) -> None:
+    registry = getattr(store.registry, "cached_registry_proto", None) or store.registry.proto()
+    views = (*registry.feature_views, *registry.stream_feature_views, *registry.on_demand_feature_views)
+    refuse_code(view for view in views if view.spec.project == store.project)
 
 
 def registry_engine(store: FeatureStore) -> Engine:
@@ -160,7 +170,8 @@ def _check_addresses(config: RepoConfig) -> None:
             _named(f"registry.{name}", checked_postgres_url, str(url))
     online = config.online_store
     if isinstance(online, RedisOnlineStoreConfig):
-        known = inspect.signature(Redis).parameters if online.redis_type == RedisType.redis else None
+        options = inspect.signature(Redis).parameters.values()
+        known = {each.name: each.annotation for each in options} if online.redis_type == RedisType.redis else None
         _named("online_store.connection_string", checked_redis_connection, online.connection_string, known)
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,8 @@ _SET_ASIDE, _LACKED, _NOTES = b"set_aside", b"lacked", b"snapshots"
 _KEPT_NOTES = {_SET_ASIDE, _LACKED}
 # Between the first and the last instant in the name of a file: what ISO 8601 has for an interval in names of files.
 _TO = "--"
+# Snapshots are for the user and the group of the runs.
+_DATA_DIR_MODE = 0o750
 
 
 class Replaced(PipelineError):
@@ -66,6 +69,8 @@ def write_snapshot(table: pa.Table, path: Path) -> int:
     first `created`. The file of a day or month that spans the instant is taken apart. Raises `PipelineError` where the
     folder cannot be written; the previous snapshot then still stands.
     """
+    with suppress(OSError):  # the writing below says so
+        path.parents[2].mkdir(_DATA_DIR_MODE, parents=True, exist_ok=True)
     while True:
         with sharing(path.parents[2]):
             held = _held(path)

@@ -140,7 +140,7 @@ def open_clickhouse(settings: Settings, connect_seconds: int = 10) -> Iterator[C
 def _connect(arguments: Mapping[str, Any], where: str) -> Client:
     try:
         return clickhouse_connect.get_client(**arguments)
-    except (ClickHouseError, HTTPError, OSError) as error:
+    except (ClickHouseError, HTTPError, OSError, TypeError, ValueError) as error:  # the last two: options of a DSN
         embedded = arguments.get("dsn", "").startswith("chdb:")
         advice = (
             "The embedded engine serves one process at a time: wait for the other one to end."

@@ -165,6 +165,8 @@ def _connect(settings: Settings, connect_seconds: int) -> PostgresSource:
                 (list(session), list(session.values())),
             )
             return PostgresSource(connection, timeout_seconds)
+    except ValueError as error:
+        raise PipelineError(f"PostgreSQL: DATABASE_URL has a part that is no text: {first_line(error)}") from None
     except psycopg2.Error as error:
         if connection:
             connection.close()
@@ -218,6 +220,8 @@ def _reason(error: psycopg2.Error) -> str:
     reason = (error.diag.message_primary if error.diag else None) or first_line(error)
     if isinstance(error, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
         return f"{reason}: is this a dCMMS database, and its schema on the search_path?"
+    if isinstance(error, psycopg2.errors.UndefinedFunction | psycopg2.errors.SyntaxError):
+        return f"{reason}: the SQL needs PostgreSQL 16 or newer"
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):
         return f"{reason}: grant SELECT on it to this role"
     if isinstance(error, psycopg2.errors.QueryCanceled):

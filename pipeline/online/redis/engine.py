@@ -50,6 +50,9 @@ _ADVICE = {
     "MOVED ": _CLUSTER,
     "CROSSSLOT ": _CLUSTER,
     "CLUSTERDOWN ": _CLUSTER,
+    "Cluster mode is not enabled": "this is a single server: leave out redis_type in feature_store.yaml",
+    "No master found": "check that its Sentinels are up, and that sentinel_master is what they call it",
+    "unknown command `SENTINEL`": "this is no Sentinel: name the Sentinels, or leave out redis_type",
     "invalid username-password pair": "check the user and the password in feature_store.yaml",
     "Authentication required": "set the password in feature_store.yaml",
     "no permissions": "give its user the rights in deploy/sql/redis_users.conf",
@@ -89,12 +92,12 @@ def check_layout(store: FeatureStore) -> None:
 
 def check_connection(store: FeatureStore) -> None:
     """Raise `PipelineError` at once where Redis cannot be reached: its client would try for seconds, per view."""
-    client = redis_client(store)
-    if not isinstance(client, Redis):  # a cluster has a pool per node
-        return
-    with translated_errors(), connect(client) as connection:
-        connection.send_command("PING")
-        connection.read_response()
+    with translated_errors():
+        client = redis_client(store)  # of a cluster or a Sentinel, it asks for the nodes
+        if isinstance(client, Redis):  # a cluster has a pool per node
+            with connect(client) as connection:
+                connection.send_command("PING")
+                connection.read_response()
 
 
 def write_snapshot_rows(
@@ -216,8 +219,8 @@ def translated_errors() -> Iterator[None]:
     """Turn what Redis and its client raise into one line for a person."""
     try:
         yield
-    except (RedisError, OSError) as error:
-        text = first_line(error)
+    except (RedisError, exceptions.RedisClusterException, OSError) as error:
+        text = first_line(error).split(" : <")[0]  # of Sentinels the client shows its own objects
         kind = Unavailable if may_pass(error) else PipelineError
         raise kind(f"Redis: {text}: {advice_for(text)}") from error
 
@@ -233,7 +236,8 @@ def may_pass(error: Exception) -> bool:
 
 def advice_for(text: str) -> str:
     """Return what to do about what Redis or its client has said."""
-    advice = next((advice for sign, advice in _ADVICE.items() if sign in f"{text} "), None)
+    said = f"{text} ".lower()
+    advice = next((advice for sign, advice in _ADVICE.items() if sign.lower() in said), None)
     return advice or "check that it is up and the connection string in feature_store.yaml"
 
 

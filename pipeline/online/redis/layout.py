@@ -82,7 +82,10 @@ class RowEncoder:
         return _join(b"$", _decimal(pc.binary_length(keys)), _LINE_END, keys, _LINE_END)
 
     def ids(self, keys: pa.Array) -> pa.Array:
-        """Return the entity ids of those Redis `keys` that are keys of this project and join key."""
+        """Return the entity ids of those Redis `keys` that are keys of this project and join key.
+
+        One that is no text is none: Feast cannot be asked for it.
+        """
         head, tail = len(self._key_prefix) + 4, len(self._project)
         lengths = pc.subtract(pc.binary_length(keys), head + tail)
         is_ours = pc.and_(
@@ -93,7 +96,11 @@ class RowEncoder:
         # the length that the key itself states tells `dcmms` from a project whose name ends in `dcmms`
         says = pc.binary_slice(keys, head - 4, head)
         keys = keys.filter(pc.equal(says, _little_endian(lengths)))
-        return pc.binary_slice(keys, head, -tail).cast(pa.string())
+        ids = pc.binary_slice(keys, head, -tail)
+        try:
+            return ids.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.array([each for each in ids.to_pylist() if _is_text(each)], pa.string())
 
     def updates(self, batch: pa.RecordBatch, keys: pa.Array, stamp: bytes) -> pa.Array:
         """Return, per row, the command that sets every feature and the timestamp `stamp`; `keys` as of `bulk_keys`."""
@@ -212,3 +219,10 @@ def _varints(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sevens = bits[..., None] >> (7 * np.arange(width, dtype=np.uint64))
     follows = sevens >= 128
     return (sevens & 127).astype(np.uint8) | (follows.astype(np.uint8) << 7), follows
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        return bool(raw.decode()) or not raw
+    except UnicodeDecodeError:
+        return False

@@ -8,6 +8,7 @@ from typing import TypeVar
 from pipeline.base.errors import first_line
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clickhouse import CLICKHOUSE, check_clickhouse
+from pipeline.operations.doctor.feature_server import FEATURE_SERVER, check_feature_server
 from pipeline.operations.doctor.postgres import POSTGRES, check_postgres
 from pipeline.operations.doctor.redis import REDIS, check_redis
 from pipeline.operations.doctor.registry import REGISTRY, check_registry
@@ -29,6 +30,7 @@ def examine(as_of: datetime) -> Iterator[Check]:
     yield from checks
     for subject, of_store in ((REGISTRY, check_registry), (REDIS, check_redis)):
         yield from _guarded(subject, of_store, config, "a good feature_store.yaml")
+    yield from _guarded(FEATURE_SERVER, check_feature_server, settings, "good settings")
 
 
 def _guarded(

@@ -8,11 +8,20 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView
 from feast.diff.registry_diff import diff_registry_objects
 from feast.infra.registry.registry import FeastObjectType
-from feast.infra.registry.sql import SqlRegistryConfig, entities, feature_services, feature_views
+from feast.infra.registry.sql import (
+    SqlRegistryConfig,
+    entities,
+    feature_services,
+    feature_views,
+    on_demand_feature_views,
+    stream_feature_views,
+)
 from feast.infra.registry.sql import metadata as feast_tables
 from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
 from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceProto
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
+from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
+from feast.protos.feast.core.StreamFeatureView_pb2 import StreamFeatureView as StreamFeatureViewProto
 from feast.repo_config import RepoConfig
 from sqlalchemy import Column, Connection, Engine, NullPool, create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +34,7 @@ from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.ledger import RUNS
 from pipeline.registry.lock import check_sessions, lock_holder
+from pipeline.registry.stored_code import refuse_code
 
 REGISTRY = Subject("Registry")
 CONNECT_SECONDS = 5
@@ -51,13 +61,13 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
     engine = _engine(registry)
     try:
         connection = engine.connect()
-    except SQLAlchemyError as error:
+    except Exception as error:  # SQLAlchemy, its driver, and the codecs of names each raise their own kinds
         yield REGISTRY.fails(
             "connection",
             first_line(error),
             "check FEAST_REGISTRY_URL (registry.path), that the server is up and lets this host in",
         )
-        yield REGISTRY.not_checked(("TLS", "tables", "rights", "lock", "definitions"), "no connection")
+        yield REGISTRY.not_checked(("TLS", "tables", "rights", "lock", "code", "definitions"), "no connection")
         return
     with connection:
         try:
@@ -102,7 +112,12 @@ def _connected(connection: Connection, project: str) -> Iterator[Check]:
     yield rights
     yield _lock(connection, project)
     if missing or rights.state == State.FAILS:
-        yield REGISTRY.not_checked(("definitions",), "needs the tables and rights above")
+        yield REGISTRY.not_checked(("code", "definitions"), "needs the tables and rights above")
+        return
+    code = _code(connection, project)
+    yield code
+    if code.state == State.FAILS:
+        yield REGISTRY.not_checked(("definitions",), "reading them would run the code")
     else:
         yield from _definitions(connection, project)
 
@@ -132,6 +147,24 @@ def _rights(connection: Connection, found: Mapping[str, tuple[bool, bool]]) -> C
 def _lock(connection: Connection, project: str) -> Check:
     holder = lock_holder(connection, project)
     return REGISTRY.ok("lock", f"a run is busy: {holder}" if holder else "free, no run is busy")
+
+
+def _code(connection: Connection, project: str) -> Check:
+    kinds: dict[Column[bytes], Any] = {
+        feature_views.c.feature_view_proto: FeatureViewProto,
+        stream_feature_views.c.feature_view_proto: StreamFeatureViewProto,
+        on_demand_feature_views.c.feature_view_proto: OnDemandFeatureViewProto,
+    }
+    try:
+        refuse_code(view for column, proto in kinds.items() for view in _stored(connection, project, column, proto))
+    except PipelineError as error:
+        return REGISTRY.failed("code", error)
+    return REGISTRY.ok("code", "no view that would run any in its readers")
+
+
+def _stored(connection: Connection, project: str, column: Column[bytes], proto: Any) -> Iterator[Any]:
+    rows = connection.execute(select(column).where(column.table.c.project_id == project)).scalars()
+    return (proto.FromString(bytes(row)) for row in rows)
 
 
 def _definitions(connection: Connection, project: str) -> Iterator[Check]:
@@ -166,8 +199,7 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
     """Yield each kind of object with those registered and those defined, by name."""
 
     def registered(column: Column[bytes], proto: Any, kind: Any) -> dict[str, Any]:
-        rows = connection.execute(select(column).where(column.table.c.project_id == project)).scalars()
-        objects = [kind.from_proto(proto.FromString(bytes(row))) for row in rows]
+        objects = [kind.from_proto(stored) for stored in _stored(connection, project, column, proto)]
         return {item.name: item for item in objects if item.name != "__dummy"}
 
     own = [item for item in vars(declared_entities).values() if isinstance(item, Entity)]

@@ -1,6 +1,7 @@
 """The folder of the snapshots: there or to be made, writable, with room, and without leftovers."""
 
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,13 +35,24 @@ def check_snapshots(settings: Settings) -> Iterator[Check]:
             f"{place} cannot be written: {error.strerror}",
             "give the user of the runs the right to write there, or set FEATURE_DATA_DIR to another folder",
         )
-        yield SNAPSHOTS.not_checked(("space", "leftovers", "files"), "needs the folder")
+        yield SNAPSHOTS.not_checked(("privacy", "space", "leftovers", "files"), "needs the folder")
         return
     text = f"{folder} can be written" if place == folder else f"{folder} is not there yet; {place} can be written"
     yield SNAPSHOTS.ok("folder", text)
+    yield _privacy(folder)
     yield _space(folder, place)
     yield _leftovers(folder)
     yield _files(folder)
+
+
+def _privacy(folder: Path) -> Check:
+    if not folder.exists():
+        return SNAPSHOTS.ok("privacy", "the first run makes it, for its user and group")
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & stat.S_IRWXO:
+        text = f"everybody on this machine may enter {folder} (mode {mode:o})"
+        return SNAPSHOTS.warning("privacy", text, f"chmod o= {folder}")
+    return SNAPSHOTS.ok("privacy", f"mode {mode:o}")
 
 
 def _space(folder: Path, place: Path) -> Check:

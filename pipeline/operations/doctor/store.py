@@ -1,5 +1,7 @@
 """feature_store.yaml: readable, well-formed, and of a kind that the runs can publish to."""
 
+import os
+
 import feast
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 from feast.repo_config import RepoConfig
@@ -12,6 +14,8 @@ from pipeline.registry.feast_store import load_store_config, store_config_path, 
 from settings_file import in_environment
 
 STORE = Subject("Feast")
+# Feast's servers take a token with its value as the user's name for one of their own, before its signature is checked.
+_BYPASS = "INTRA_COMMUNICATION_BASE64"
 
 
 def read_store_config() -> tuple[list[Check], RepoConfig | None]:
@@ -24,7 +28,8 @@ def read_store_config() -> tuple[list[Check], RepoConfig | None]:
     with in_environment():
         path = store_config_path()
     where = origins(["FEAST_FS_YAML_FILE_PATH", *variables_in(path)])
-    return [STORE.ok("configuration", f"project {config.project} of {path}: {where}"), _version(config)], config
+    configuration = STORE.ok("configuration", f"project {config.project} of {path}: {where}")
+    return [configuration, _version(config), _authentication()], config
 
 
 def _version(config: RepoConfig) -> Check:
@@ -41,3 +46,14 @@ def _version(config: RepoConfig) -> Check:
             "set it to 3 in feature_store.yaml",
         )
     return STORE.ok("version", f"{feast.__version__}, whose layout of the values in Redis is tested")
+
+
+def _authentication() -> Check:
+    with in_environment():
+        if not os.environ.get(_BYPASS):
+            return STORE.ok("authentication", "no word lets anybody past it")
+    return STORE.fails(
+        "authentication",
+        f"{_BYPASS} is set: a feature server with `auth` lets in whoever says its value in a token, signed or not",
+        f"take {_BYPASS} out of the environment and the settings file, of the feature servers, too",
+    )
