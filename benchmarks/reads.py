@@ -28,6 +28,7 @@ from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
 STOCK = "stock, by list"
+SERVICE = "predictive_maintenance_v1"
 CONNECTIONS = 4
 ROUNDS = 3
 #: Requests per round, by the number of assets in one.
@@ -75,6 +76,7 @@ def measure_reads(say: Callable[[str], None]) -> list[dict]:
             "PYTHONWARNINGS": "ignore",
             "JWT_SECRET": _SECRET,
             "GATEWAY_REQUESTS_PER_MINUTE": "1000000000",
+            "GATEWAY_FEATURE_SERVICE": SERVICE,
         }
         say("publishing")
         _worker("publish", environment, "0", "0")
