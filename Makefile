@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough test-client bench docs client gateway \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough test-client test-load bench docs client gateway \
 	deploy-tools test-manifests image-test \
 	lint lint-python lint-layers lint-sql types lock clean
 
@@ -44,6 +44,9 @@ test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 
 test-client: $(INSTALLED) ## generate clients/typescript anew, compile it and let it ask a gateway; needs npm's registry
 	@CLIENT=1 $(BIN)/python -m pytest tests/test_client.py tests/test_gateway.py -k client
+
+test-load: $(INSTALLED) ## a minute of load on the gateway while snapshots are published, then a million requests; 15 minutes
+	@LOAD=1 $(BIN)/python -m pytest -s tests/test_gateway_load.py
 
 test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and docker-compose.yml, by hadolint, checkov and others
 	@tests/manifests.sh .venv-deploy/bin
