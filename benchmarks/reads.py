@@ -1,10 +1,12 @@
 """CPU and time of one request for features, by every way to read them, side by side.
 
 The ways take turns within each round, so a busy machine harms all of them alike; each figure is the median of the
-rounds. CPU is that of the server's processes per request, of the raw socket that of the client.
+rounds. CPU is that of the server's processes per request, of the raw socket that of the client. The load is wrk's where
+it is installed, see benchmarks/load.py.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -14,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hiredis
@@ -22,16 +24,20 @@ import jwt
 import psutil
 import yaml
 
+from benchmarks.load import WRK, measured
 from benchmarks.publishing import feature_store_yaml
 from benchmarks.serving import _ids, _wait_until_healthy, _worker
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
 STOCK = "stock, by list"
-CONNECTIONS = 4
+SERVICE = "predictive_maintenance_v1"
+CONNECTIONS = (1, 4, 16)
 ROUNDS = 3
-#: Requests per round, by the number of assets in one.
-REQUESTS = {1: 600, 100: 60}
+#: Assets per request, and for how many times the seconds they are asked for.
+ASSETS = {1: 1, 100: 3}
+#: How many different bodies take turns.
+BODIES = 500
 _SECRET = "a secret of a benchmark, which is no secret"
 _TENANT = "00000000-0000-4000-8000-0000000000aa"
 
@@ -45,23 +51,24 @@ class Way:
     port: int
     path: str
     body: Callable[[list[str]], object]
-    headers: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
-    def request(self, ids: list[str]) -> bytes:
-        """Return a request for the features of assets."""
-        body = json.dumps(self.body(ids)).encode()
-        return (
-            f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{self.headers}"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
+    def bodies(self, assets: int) -> list[bytes]:
+        """Return requests for the features of so many assets each."""
+        ids = _ids()
+        starts = [number * assets % (len(ids) - assets) for number in range(BODIES)]
+        return [json.dumps(self.body(ids[start : start + assets])).encode() for start in starts]
 
     def cpu(self) -> float:
         """Return the seconds of CPU of the server's processes so far."""
         return sum(sum(p.cpu_times()[:2]) for p in (self.process, *self.process.children(recursive=True)))
 
 
-def measure_reads(say: Callable[[str], None]) -> list[dict]:
-    """Return a record per number of assets and way: CPU in ms per request, percentiles in ms, requests per second."""
+def measure_reads(seconds: float, say: Callable[[str], None]) -> list[dict]:
+    """Return a record per number of assets, connections and way, each of `ROUNDS` times so many seconds.
+
+    CPU in ms per request, percentiles in ms, requests per second, and what made the load.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reads-")))
         postgres = stack.enter_context(PostgresServer(directory / "postgres", free_port()))
@@ -75,6 +82,7 @@ def measure_reads(say: Callable[[str], None]) -> list[dict]:
             "PYTHONWARNINGS": "ignore",
             "JWT_SECRET": _SECRET,
             "GATEWAY_REQUESTS_PER_MINUTE": "1000000000",
+            "GATEWAY_FEATURE_SERVICE": SERVICE,
         }
         say("publishing")
         _worker("publish", environment, "0", "0")
@@ -82,28 +90,26 @@ def measure_reads(say: Callable[[str], None]) -> list[dict]:
         say("starting the servers")
         ways = list(_ways(stack, environment, directory))
         records = []
-        for assets, requests in REQUESTS.items():
-            cpu: dict[str, list[float]] = {}
-            times: dict[str, list[float]] = {way.name: [] for way in ways}
-            seconds = dict.fromkeys(times, 0.0)
+        for (assets, times), connections in itertools.product(ASSETS.items(), CONNECTIONS):
+            bodies = {way.name: way.bodies(assets) for way in ways}
+            found: dict[str, list[dict[str, float]]] = {}
             for number in range(ROUNDS + 1):
-                say(f"{assets} assets, round {number} of {ROUNDS}")
+                say(f"{assets} assets, {connections} connections, round {number} of {ROUNDS}")
                 for way in ways:
-                    before, started = way.cpu(), time.monotonic()
-                    found = asyncio.run(_load(way, assets, requests))
+                    before = way.cpu()
+                    load = measured(way.port, way.path, way.headers, bodies[way.name], connections, seconds * times)
+                    record = {"cpu_ms": (way.cpu() - before) / load.requests * 1e3}
+                    record |= {f"p{p}": value * 1e3 for p, value in load.percentiles.items()}
+                    record["per_second"] = load.requests / load.seconds
                     if number:  # the first one warms up
-                        cpu.setdefault(way.name, []).append((way.cpu() - before) / requests)
-                        times[way.name] += found
-                        seconds[way.name] += time.monotonic() - started
-                if number:
-                    cpu.setdefault("raw socket", []).append(asyncio.run(_raw(redis.port, keys, assets, requests)))
-            for name, measured in cpu.items():
-                record = {"assets": assets, "way": name, "cpu_ms": statistics.median(measured) * 1e3}
-                if times.get(name):
-                    percentiles = statistics.quantiles(times[name], n=100)
-                    record |= {f"p{p}": percentiles[p - 1] * 1e3 for p in (50, 95, 99)}
-                    record["per_second"] = len(times[name]) / seconds[name]
-                records.append(record)
+                        found.setdefault(way.name, []).append(record)
+                if number and connections == 1:
+                    raw = asyncio.run(_raw(redis.port, keys, assets, BODIES))
+                    found.setdefault("raw socket", []).append({"cpu_ms": raw * 1e3})
+            names = {"assets": assets, "connections": connections, "load": "wrk" if WRK else "asyncio"}
+            for way, of_rounds in found.items():
+                medians = {name: statistics.median(each[name] for each in of_rounds) for name in of_rounds[0]}
+                records.append(names | {"way": way} | medians)
         return records
 
 
@@ -155,7 +161,7 @@ def _ways(stack: ExitStack, environment: Mapping[str, str], directory: Path) -> 
             port,
             "/api/v1/ml/features/assets",
             lambda ids: {"assetIds": ids},
-            f"Authorization: Bearer {token}\r\n",
+            {"Authorization": f"Bearer {token}"},
         )
 
 
@@ -175,31 +181,6 @@ def _server(command: list[str], environment: Mapping[str, str], path: str) -> It
     finally:
         process.terminate()
         process.wait()
-
-
-async def _load(way: Way, assets: int, requests: int) -> list[float]:
-    """Ask so many times over all connections; return the seconds of each answer."""
-    ids, times = _ids(), []
-    numbers = iter(range(requests))
-
-    async def ask() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", way.port)
-        for number in numbers:
-            start = number * assets % (len(ids) - assets)
-            request = way.request(ids[start : start + assets])
-            started = time.perf_counter()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            times.append(time.perf_counter() - started)
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"{way.name}: {head[:30]!r}")
-        writer.close()
-        await writer.wait_closed()
-
-    await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
-    return times
 
 
 async def _raw(port: int, keys: list[bytes], assets: int, requests: int) -> float:

@@ -114,22 +114,21 @@ def _wait_until_healthy(port: int, path: str = "/health") -> None:
 # what the processes do ------------------------------------------------------------------------------------------------
 
 
-def publish(hour: int, seconds: float) -> dict:
+def publish(hour: int, seconds: float, start: datetime = _START) -> dict:
     """Publish all views, one snapshot after the other for so long, at least one; return the last snapshot's hour."""
     from entities import asset
-    from features.services import predictive_maintenance_v1
-    from pipeline.base.specs import VIEWS
+    from pipeline.base.specs import SERVICES, VIEWS
     from pipeline.online import publish as online
     from pipeline.registry.feast_store import open_feature_store
     from pipeline.snapshots.files import snapshot_path, write_snapshot
 
     with open_feature_store() as store:
         if hour == 0:
-            store.apply([asset, *VIEWS.values(), predictive_maintenance_v1])
+            store.apply([asset, *VIEWS.values(), *SERVICES.values()])
         end = time.monotonic() + seconds
         while True:
             hour += 1
-            as_of = _START + timedelta(hours=hour)
+            as_of = start + timedelta(hours=hour)
             for view in VIEWS:
                 path = snapshot_path(Path(os.environ["FEATURE_DATA_DIR"]), view, as_of)
                 write_snapshot(_uniform_snapshot(view, as_of, hour), path)
@@ -231,7 +230,7 @@ def _is_incomplete(answer: bytes) -> bool:
 
 
 _TASKS = {
-    "publish": lambda hour, seconds: publish(int(hour), float(seconds)),
+    "publish": lambda hour, seconds, *start: publish(int(hour), float(seconds), *map(datetime.fromisoformat, start)),
     "load": lambda port, seconds: load(int(port), float(seconds)),
 }
 

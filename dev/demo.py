@@ -1,20 +1,15 @@
-"""`make demo`: the whole path, from two databases to an answer of the feature server."""
+"""`make demo`: the whole path, from two databases to the answers of the feature server and the gateway."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,14 +23,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from dev.gateway_demo import Gateway
 from dev.separate_store import SeparateStore
 from dev.servers import HOST, require_free_port
 from dev.stack import REPOSITORY, LocalStack
 from dev.steps import console, run_command, run_step
+from dev.web import post, started
 from pipeline.snapshots.files import newest_snapshot
 
 FEATURE_SERVER_PORT = 6566
-FEATURE_SERVER_TIMEOUT_SECONDS = 60.0
 FEATURE_SERVICE = "predictive_maintenance_v1"
 
 #: Settings of the caller that would lead the demo's programs away from the local stack.
@@ -45,11 +41,11 @@ _FOREIGN_SETTINGS = (
     "CLICKHOUSE_PASSWORD",
     "FEATURE_DATA_DIR",
     "FEAST_FS_YAML_FILE_PATH",
+    "GATEWAY_FEATURE_SERVICE",
+    "GATEWAY_REQUESTS_PER_MINUTE",
 )
 #: Redis database of the demo's online values; the wind farm has 1, the developer's own are in 0.
 REDIS_DATABASE = 2
-#: The feature server is on this machine, whatever proxy the environment names.
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -60,6 +56,7 @@ NEXT = """Next:
   .venv/bin/python materialize_features.py --as-of 2026-01-01T00:00:00Z
   .venv/bin/python materialize_features.py doctor --as-of 2026-01-01T00:00:00Z
   .local/demo/report.html       how fresh, complete and steady the features are
+  JWT_SECRET=... make gateway   the endpoints of dCMMS: docs/gateway.md
   README.md, "Day to day"       ask for features over REST and from Python
   notebooks/                    a model from start to end"""
 
@@ -140,7 +137,9 @@ def run_demo() -> None:
     stack = LocalStack()
     started = run_step("PostgreSQL and Redis, on 127.0.0.1", stack.up)
     try:
-        console.print(_show_the_path(stack, FleetParameters()))
+        for answer in _show_the_path(stack, FleetParameters()):
+            console.print(answer, highlight=False)
+            console.print()
         console.print(NEXT, highlight=False)
     finally:
         for server in stack.servers:
@@ -148,8 +147,11 @@ def run_demo() -> None:
                 run_step(f"stop {server.name}", server.stop)
 
 
-def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
-    """Goes the whole path on the running stack, step by step, and returns the answer as a table."""
+def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> tuple[Table, str]:
+    """Goes the whole path on the running stack, step by step.
+
+    Returns the answer of the feature server as a table, and that of the gateway.
+    """
     as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
     feast = Path(sys.executable).with_name("feast")
     materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
@@ -164,11 +166,17 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
     store.prepare()
     run_command("feast apply", [feast, "apply"], cwd=REPOSITORY, env=environment)
     run_command(" ".join(materialize[1:]), materialize, cwd=REPOSITORY, env=environment)
-    with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):
+    serve = [feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)]
+    title = " ".join(["feast", *map(str, serve[1:])])
+    with ExitStack() as servers:  # both start at once
+        feature_server = servers.enter_context(started(serve, environment, stack.directory / "feast-serve.log"))
+        gateway = Gateway(servers, environment, stack.directory / "gateway.log")
+        feature_server.wait(title, _url("/health"))
         assets = two_assets(stack, fully_known(store))
         answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
+        answers = feature_table(assets, answer, as_of), gateway.ask(assets[-1].asset_id)
     _write_report(store, parameters.end, environment)
-    return feature_table(assets, answer, as_of)
+    return answers
 
 
 def _write_report(store: SeparateStore, as_of: datetime, environment: Mapping[str, str]) -> None:
@@ -191,49 +199,6 @@ def demo_environment(stack: LocalStack) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
     # No .env file: it may hold settings of the user's own.
     return {**inherited, **stack.settings(), "FEATURE_STORE_ENV_FILE": os.devnull, "PYTHONWARNINGS": "ignore"}
-
-
-@contextmanager
-def feature_server(command: Sequence[str | Path], environment: Mapping[str, str]) -> Iterator[None]:
-    """Runs `feast serve` for the length of the block, which begins when the server is healthy.
-
-    Raises `click.ClickException` with the last lines of its output if it ends or does not answer in time.
-    """
-    log_path = LocalStack().directory / "feast-serve.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=REPOSITORY,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own: the server and its workers are stopped as one
-        )
-        try:
-            title = f"feast serve -h {HOST} -p {FEATURE_SERVER_PORT}"
-            run_step(title, lambda: _wait_until_healthy(process, log_path))
-            yield
-        finally:
-            _stop_group(process)
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + FEATURE_SERVER_TIMEOUT_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), _HTTP.open(_url("/health"), timeout=2):
-            return
-        time.sleep(0.1)
-    said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise click.ClickException(f"feast serve does not answer on {_url('/health')}; it said:\n{said}")
-
-
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, stop_signal)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
 
 
 def _url(path: str) -> str:
@@ -276,15 +241,7 @@ def ask(assets: Sequence[Asset]) -> dict[str, list[Any]]:
         "entities": {"asset_id": [asset.asset_id for asset in assets]},
         "full_feature_names": True,
     }
-    request = urllib.request.Request(
-        _url("/get-online-features"), json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with _HTTP.open(request, timeout=10) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        said = error.read().decode()
-        raise click.ClickException(f"the feature server answers {error.code}: {said}") from error
+    answer = post(_url("/get-online-features"), body)
     names = answer["metadata"]["feature_names"]
     values = {name: result["values"] for name, result in zip(names, answer["results"], strict=True)}
     missing = [

@@ -41,7 +41,7 @@ _BEARER = Depends(HTTPBearer(bearerFormat="JWT", auto_error=False))
 def create_app(settings: GatewaySettings) -> FastAPI:
     """Return the gateway; it opens the feature store of this process's environment when it starts.
 
-    Starting raises `PipelineError` where `open_feature_store` does, and what Feast raises where the service is missing.
+    Starting raises `PipelineError` where `open_feature_store` does, and where the service of the settings is missing.
     """
 
     @asynccontextmanager
@@ -131,21 +131,22 @@ def _add_routes(app: FastAPI, authenticator: Authenticator) -> None:
         try:
             require(caller, READ)
             asked = await _read(request, contract.FeatureRequest)
+            layout = reader.layout(asked.service)
         except Exception:
             await reader.count(caller)  # what is refused counts as well
             raise
-        features = await reader.features(asked.assetIds, caller)
+        features = await reader.features(layout, asked.assetIds, caller)
         return Json({"count": len(features), "features": features})
 
     @app.get(
         f"{PREFIX}/views",
-        summary="The feature views of the service",
+        summary="The feature views of a service",
         response_model=contract.ViewsAnswer,
         responses=_problems(400, 401, 403, 429, 503),
         dependencies=[_BEARER, allowed(READ)],
     )
-    async def views(request: Request, details: bool = False) -> Response:
-        found = endpoints(request).reader.layout.views
+    async def views(request: Request, details: bool = False, service: contract.Service | None = None) -> Response:
+        found = endpoints(request).reader.layout(service).views
         answer = [_details(view) for view in found] if details else [view.name for view in found]
         return Json({"count": len(answer), "featureViews": answer})
 

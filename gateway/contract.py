@@ -4,10 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
+from pipeline.base.specs import SERVICES
+from pipeline.base.views import VIEW_NAMES
+
 AssetId = Annotated[
     str,
     StringConstraints(
         strict=True, pattern=r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+    ),
+]
+# Registered are those that are defined, or older or newer ones: what is asked for is looked up there.
+Service = Annotated[
+    str,
+    Field(
+        description="A feature service by its name, in place of the one that is answered by default.",
+        json_schema_extra={"enum": [*SERVICES]},
     ),
 ]
 _EXAMPLE_ID = "83559962-7e57-5308-9ca5-2dc142375e2d"
@@ -15,15 +26,22 @@ _EXAMPLE_RUN = "0b9a7c52-6d0f-4b61-9d59-0c6b0a3f5f0e"
 
 
 def _example(**example: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [example]})
+    return _examples(example)
+
+
+def _examples(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
 class FeatureRequest(BaseModel):
     """The assets whose features are asked for, `assets.id` of dCMMS; capitals and repetitions do no harm."""
 
-    model_config = ConfigDict(extra="forbid") | _example(assetIds=[_EXAMPLE_ID])
+    model_config = ConfigDict(extra="forbid") | _examples(
+        {"assetIds": [_EXAMPLE_ID]}, {"assetIds": [_EXAMPLE_ID], "service": next(iter(SERVICES))}
+    )
 
     assetIds: Annotated[list[AssetId], Field(min_length=1, max_length=100)]
+    service: Service | None = None
 
 
 class MaterializeRequest(BaseModel):
@@ -85,9 +103,9 @@ class ViewDetails(BaseModel):
 
 
 class ViewsAnswer(BaseModel):
-    """The feature views of the service: names, or all about them with `details`."""
+    """The feature views of a service: names, or all about them with `details`."""
 
-    model_config = _example(count=3, featureViews=["asset_features", "telemetry_features", "work_order_features"])
+    model_config = _example(count=len(VIEW_NAMES), featureViews=[*VIEW_NAMES])
 
     count: int
     featureViews: list[str] | list[ViewDetails]

@@ -1,4 +1,4 @@
-"""The rows of a feature service as Redis holds them, and what they are in JSON.
+"""The rows of feature services as Redis holds them, and what they are in JSON.
 
 Compiled once from what is registered; then a row is decoded by lookups and one `struct` per number format. A value
 that is not as its feature is registered, of another writer, is read as the protobuf that it is.
@@ -13,7 +13,7 @@ from operator import itemgetter
 from struct import Struct
 from typing import Any
 
-from feast import FeatureStore, Field
+from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.protos.feast.types.Value_pb2 import Value
@@ -25,7 +25,7 @@ from pipeline.base.views import ASSETS
 from serving.online_store import string_keys
 
 PRESENT, NOT_FOUND, EXPIRED, PARTIAL = "present", "not_found", "expired", "partial"
-TENANT = "tenant_id"
+ASSET_KEY, TENANT = "asset_id", "tenant_id"
 
 Row = Mapping[bytes, bytes]
 # The tag of a serialized Value, and one of NULL: not a number, which is null in JSON.
@@ -70,7 +70,7 @@ class Layout:
 
     def keys(self, ids: Iterable[str]) -> list[bytes]:
         """Return the Redis keys of assets."""
-        return string_keys(self._project, "asset_id", ids)
+        return string_keys(self._project, ASSET_KEY, ids)
 
     def decoded(self, row: Row, now: float) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return the features of an asset with their status at `now`, seconds since 1970, and the status per view."""
@@ -118,14 +118,30 @@ class _Numbers:
         return map(_parsed, found)
 
 
-def compiled(store: FeatureStore, service: str) -> Layout:
-    """Return the layout of a registered feature service.
+def compiled(store: FeatureStore) -> dict[str, Layout]:
+    """Return the layout of each registered feature service by its name.
 
-    Raises what Feast raises where the registry is out of reach or the service or one of its views is not registered.
+    Those that an answer by asset and feature name cannot hold are left out: of other entities, computed on demand, or
+    with two features of one name. Raises what Feast raises where the registry is out of reach.
     """
+    views = {view.name: view for view in store.list_feature_views() if view.join_keys == [ASSET_KEY]}
+    return {
+        service.name: _compiled(store, service, views)
+        for service in store.list_feature_services()
+        if _is_answerable(service, views)
+    }
+
+
+def _is_answerable(service: FeatureService, views: Mapping[str, FeatureView]) -> bool:
+    projections = service.feature_view_projections
+    names = [feature.name for projection in projections for feature in projection.features]
+    return len(set(names)) == len(names) > 0 and all(projection.name in views for projection in projections)
+
+
+def _compiled(store: FeatureStore, service: FeatureService, registered: Mapping[str, FeatureView]) -> Layout:
     views, fields = [], {}
-    for projection in store.get_feature_service(service).feature_view_projections:
-        view = store.get_feature_view(projection.name)
+    for projection in service.feature_view_projections:
+        view = registered[projection.name]
         stored = _versioned_fv_name(view, store.config)
         fields[view.name] = {feature.name: _mmh3(f"{stored}:{feature.name}") for feature in projection.features}
         views.append(

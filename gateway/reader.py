@@ -21,9 +21,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.auth import Caller
-from gateway.errors import ApiError, unavailable
+from gateway.errors import ApiError, invalid, unavailable
 from gateway.layout import NOT_FOUND, Layout, Row, compiled
-from pipeline.base.errors import first_line
+from pipeline.base.errors import PipelineError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +55,25 @@ class Reader:
 
     def __init__(self, store: FeatureStore, service: str, requests_per_minute: int, age_limit: timedelta) -> None:
         self._store = store
-        self._service = service
+        self._default = service
         self._limit = requests_per_minute
         self._age_limit = age_limit
         self._client, self._timeout = _client(store)
         self._sample: bytes | None = None
-        self.layout = compiled(store, service)
+        self._layouts = self._compiled()
+
+    def layout(self, service: str | None = None) -> Layout:
+        """Return the layout of a feature service, by default the one of the settings.
+
+        Raises `ApiError` 400 where none of this name is registered.
+        """
+        layouts = self._layouts
+        if (layout := layouts.get(self._default if service is None else service)) is None:
+            raise invalid([{"loc": ("service",), "msg": f"There is none of this name, but {', '.join(layouts)}"}])
+        return layout
 
     async def keep_up(self, seconds: float) -> None:
-        """Compile the layout anew every so often, for good; while that fails the last one stays."""
+        """Compile the layouts anew every so often, for good; while that fails the last one stays."""
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -72,9 +82,15 @@ class Reader:
                 logger.warning("the registry cannot be read, its last definitions stay: %s", first_line(error))
 
     def refresh(self) -> None:
-        """Compile the layout anew."""
+        """Compile the layouts anew."""
         self._store.refresh_registry()  # type: ignore[no-untyped-call]
-        self.layout = compiled(self._store, self._service)
+        self._layouts = self._compiled()
+
+    def _compiled(self) -> dict[str, Layout]:
+        layouts = compiled(self._store)
+        if self._default not in layouts:
+            raise PipelineError(f"the feature service {self._default} is not registered: run `feast apply`")
+        return layouts
 
     async def close(self) -> None:
         """Close the connections."""
@@ -87,12 +103,11 @@ class Reader:
             counted, *_ = await pipe.execute(raise_on_error=False)
         self._check_count(counted)
 
-    async def features(self, ids: Sequence[str], caller: Caller) -> list[dict[str, Any]]:
+    async def features(self, layout: Layout, ids: Sequence[str], caller: Caller) -> list[dict[str, Any]]:
         """Return the features of assets in the order of their `ids`, of those that `caller` may see.
 
         Raises `ApiError` 429 as `count` does, and 503 where Redis does not answer.
         """
-        layout = self.layout
         keys = layout.keys(map(str.lower, ids))
         wanted = list(dict.fromkeys(keys))
         tenant = None
@@ -123,7 +138,7 @@ class Reader:
 
         Some asset is read, and the registry says when each view was published last.
         """
-        layout = self.layout
+        layout = self.layout()
         try:
             row = await self._row(self._sample)
             if not row:
@@ -147,7 +162,7 @@ class Reader:
     def ages(self) -> dict[str, timedelta | None]:
         """Return the age of the published values of each view, None where there are none; the metrics tell it, too."""
         ages: dict[str, timedelta | None] = {}
-        for view in self.layout.views:
+        for view in self.layout().views:
             ages[view.name] = age = datetime.now(UTC) - view.as_of if view.as_of else None
             if age is not None:
                 AGE.labels(view.name).set(age.total_seconds())

@@ -33,7 +33,7 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
     jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)]
-    gateway_feature_service: str = "predictive_maintenance_v1"
+    gateway_feature_service: str = "predictive_maintenance_v2"
     gateway_requests_per_minute: int = Field(100, ge=1)
     gateway_cors_origins: str = ""
     gateway_runs_registry_url: Annotated[SecretStr, AfterValidator(_registry_url)] = SecretStr("")

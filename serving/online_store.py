@@ -11,9 +11,11 @@ for goes to the stock store: an untested version of Feast, the glide client, met
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import repeat
+from typing import Any
 
 import feast
 from feast import FeatureView, RepoConfig, ValueType, utils
@@ -47,73 +49,70 @@ class WholeRowRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 class WholeRowRedisOnlineStore(RedisOnlineStore):
     """Stock Feast's Redis store with a faster `get_online_features`."""
 
-    def _read_features_per_fv(
-        self,
-        config: RepoConfig,
-        grouped_refs: GroupedRefs,
-        join_key_values: dict[str, list[Value]],
-        entity_name_to_join_key_map: dict[str, str],
-        online_features_response: GetOnlineFeaturesResponse,
-        full_feature_names: bool,
-        include_feature_view_version_metadata: bool,
-    ) -> None:
-        if not _is_made_for(config, include_feature_view_version_metadata):
-            super()._read_features_per_fv(
-                config,
-                grouped_refs,
-                join_key_values,
-                entity_name_to_join_key_map,
-                online_features_response,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+    def _read_features_per_fv(self, *given: Any, **named: Any) -> None:
+        question = _Question(*given, **named)
+        if not question.is_answered_here:
+            super()._read_features_per_fv(*given, **named)
             return
-        entities = _entities(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        keys = list(dict.fromkeys(key for keys, _, _ in entities for key in keys))
-        with self._get_client(config.online_store).pipeline(transaction=False) as pipe:
-            for key in keys:
+        with self._get_client(question.config.online_store).pipeline(transaction=False) as pipe:
+            for key in question.keys:
                 pipe.hgetall(key)
-            rows = dict(zip(keys, pipe.execute(), strict=True))
-        _answer(config, grouped_refs, entities, rows, online_features_response, full_feature_names)
+            question.answer(pipe.execute())
 
-    async def _read_features_per_fv_async(
-        self,
-        config: RepoConfig,
-        grouped_refs: GroupedRefs,
-        join_key_values: dict[str, list[Value]],
-        entity_name_to_join_key_map: dict[str, str],
-        online_features_response: GetOnlineFeaturesResponse,
-        full_feature_names: bool,
-        include_feature_view_version_metadata: bool,
-    ) -> None:
-        if not _is_made_for(config, include_feature_view_version_metadata):
-            await super()._read_features_per_fv_async(
-                config,
-                grouped_refs,
-                join_key_values,
-                entity_name_to_join_key_map,
-                online_features_response,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+    async def _read_features_per_fv_async(self, *given: Any, **named: Any) -> None:
+        question = _Question(*given, **named)
+        if not question.is_answered_here:
+            await super()._read_features_per_fv_async(*given, **named)
             return
-        entities = _entities(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        keys = list(dict.fromkeys(key for keys, _, _ in entities for key in keys))
-        client = await self._get_client_async(config.online_store)
+        client = await self._get_client_async(question.config.online_store)
         async with client.pipeline(transaction=False) as pipe:
-            for key in keys:
+            for key in question.keys:
                 pipe.hgetall(key)
-            rows = dict(zip(keys, await pipe.execute(), strict=True))
-        _answer(config, grouped_refs, entities, rows, online_features_response, full_feature_names)
+            question.answer(await pipe.execute())
 
 
-def _is_made_for(config: RepoConfig, include_feature_view_version_metadata: bool) -> bool:
-    return (
-        feast.__version__ in TESTED_FEAST
-        and config.entity_key_serialization_version == 3
-        and config.online_store.client == RedisClient.redis
-        and not include_feature_view_version_metadata
-    )
+@dataclass(frozen=True)
+class _Question:
+    """What Feast hands over to be read; the fields are the parameters of its method."""
+
+    config: RepoConfig
+    grouped_refs: GroupedRefs
+    join_key_values: dict[str, list[Value]]
+    entity_name_to_join_key_map: dict[str, str]
+    online_features_response: GetOnlineFeaturesResponse
+    full_feature_names: bool
+    include_feature_view_version_metadata: bool
+
+    @property
+    def is_answered_here(self) -> bool:
+        return (
+            feast.__version__ in TESTED_FEAST
+            and self.config.entity_key_serialization_version == 3
+            and self.config.online_store.client == RedisClient.redis
+            and not self.include_feature_view_version_metadata
+        )
+
+    @cached_property
+    def entities(self) -> list[Entities]:
+        """The entities of each view."""
+        return _entities(self.config, self.grouped_refs, self.join_key_values, self.entity_name_to_join_key_map)
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """The Redis keys of all entities, each once."""
+        return list(dict.fromkeys(key for keys, _, _ in self.entities for key in keys))
+
+    def answer(self, rows: Iterable[Row]) -> None:
+        """Put the answer together from the rows of `keys`."""
+        found = dict(zip(self.keys, rows, strict=True))
+        _answer(
+            self.config,
+            self.grouped_refs,
+            self.entities,
+            found,
+            self.online_features_response,
+            self.full_feature_names,
+        )
 
 
 def _entities(

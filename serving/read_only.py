@@ -1,11 +1,17 @@
 """Stock Feast's feature server with nothing but reading: `uvicorn --factory serving.read_only:app`.
 
 `feast serve` also writes, materializes and serves a page, for everybody who reaches it. Here only the requests of
-`ALLOWED` reach it.
+`ALLOWED` reach it, with a token where feature_store.yaml has an `auth`.
 """
 
 from feast import FeatureStore
 from feast.feature_server import get_app
+from feast.permissions.server.utils import (
+    ServerType,
+    init_auth_manager,
+    init_security_manager,
+    str_to_auth_manager_type,
+)
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,4 +38,10 @@ class ReadOnly:
 
 def app() -> ReadOnly:
     """Return the feature server of the feature store that the environment names."""
-    return ReadOnly(get_app(FeatureStore(config=load_store_config())))
+    store = FeatureStore(config=load_store_config())
+    # As Feast's own command does it: its application alone asks nobody, whatever is configured.
+    auth = store.config.auth_config
+    kind = str_to_auth_manager_type(auth.type)
+    init_security_manager(kind, store)
+    init_auth_manager(ServerType.REST, kind, auth)
+    return ReadOnly(get_app(store))

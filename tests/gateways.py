@@ -55,9 +55,9 @@ class Client:
         """POST to a path of the features' API."""
         return self._session.post(self._full(path), timeout=30, **options)
 
-    def assets(self, *ids: str) -> list[dict[str, Any]]:
-        """Return what is answered for assets, which has to be a success."""
-        answer = self.post("/assets", json={"assetIds": ids})
+    def assets(self, *ids: str, **more: str) -> list[dict[str, Any]]:
+        """Return what is answered for assets, which has to be a success; `more` goes into the body."""
+        answer = self.post("/assets", json={"assetIds": ids} | more)
         assert answer.status_code == 200, answer.text
         content = answer.json()
         assert content["count"] == len(ids) == len(content["features"])

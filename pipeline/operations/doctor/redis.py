@@ -22,6 +22,7 @@ from pipeline.online.redis.layout import RowEncoder
 from pipeline.online.redis.writer import connect
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.redis_rows import check_rows
 from pipeline.operations.doctor.transport import check_transport
 
 REDIS = Subject("Redis")
@@ -29,7 +30,7 @@ ANSWER_SECONDS = 5
 # Above this share of maxmemory the next larger fleet may not fit.
 NEARLY_FULL = 0.8
 _ACL = "deploy/sql/redis_users.conf"
-_NOT_CHECKED = ("TLS", "clock", "mode", "role", "memory", "eviction", "persistence", "writes", "time-outs")
+_NOT_CHECKED = ("TLS", "clock", "mode", "role", "memory", "eviction", "persistence", "writes", "rows", "time-outs")
 
 # A key of the project that no entity has: commands are tried on it, and given up before any is executed.
 _NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -106,6 +107,7 @@ def _connected(client: Redis, config: RepoConfig, host: str, port: str, options:
     else:
         yield REDIS.not_checked(("mode", "role", "memory", "eviction", "persistence"), "needs INFO")
     yield _writes(client, config)
+    yield check_rows(REDIS, client, config)
     yield _time_outs(options)
 
 
