@@ -85,6 +85,6 @@ def report(
         for finding in result.findings:
             logger.log(logging.ERROR if finding.level == Level.ALARM else logging.WARNING, "%s", finding.text)
     else:
-        console.print(tables(result))
+        console.answer(tables(result), "report")
     if result.level == Level.ALARM:
         sys.exit(1)
