@@ -8,7 +8,7 @@ from feast.types import Float32, Int32
 
 from data_sources import snapshots_of
 from entities import asset
-from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, TIME, feature
+from features.fields import ALL_TIME, ASSET_ID, AT_T, COMES_AND_GOES, NEVER, TIME, WEATHER, feature
 from features.view_spec import ViewSpec
 
 alarm_features = FeatureView(
@@ -37,6 +37,7 @@ alarm_features = FeatureView(
             "hours",
             "Time since the latest alarm",
             window=ALL_TIME,
+            moves_with=WEATHER,  # a storm raises those of a whole site
             source_limit_hours=math.inf,
         ),
         feature(

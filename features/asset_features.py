@@ -84,7 +84,14 @@ asset_features = FeatureView(
             "Mean time from a failure's report to its restoration (EN 13306)",
             window=ALL_TIME,
         ),
-        feature("mtbf_hours", Float32, "hours", "Mean operating time between failures (EN 15341)", window=ALL_TIME),
+        feature(
+            "mtbf_hours",
+            Float32,
+            "hours",
+            "Mean operating time between failures (EN 15341)",
+            window=ALL_TIME,
+            moves_with=TIME,  # of an asset with one failure it is its age
+        ),
         feature(
             "health_score",
             Float32,

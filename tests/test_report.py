@@ -192,7 +192,7 @@ DRIFTS: dict[str, tuple[str, str, Callable[[Values], Values], str]] = {
 def test_a_planted_drift_is_found_and_nothing_else(data: Path, kind: str) -> None:
     view, name, made, sentence = DRIFTS[kind]
     change(data, view, with_values(name, made))
-    answer = report(exit_code=1)
+    answer = report("--view", view, exit_code=1)
     (text,) = said(answer)
     assert re.match(sentence, text), text
     assert said(answer, "warning") == []
@@ -305,15 +305,14 @@ def test_a_feature_that_is_new_or_of_another_type_is_not_compared(data: Path) ->
 def test_compacted_files_tell_the_same(data: Path) -> None:
     """A group of rows of theirs may hold one snapshot or several, or two of them a part of one."""
     change(data, "asset_features", with_values("model", lambda values: some(values, 0.3, None)), ago(14))
-    before = report(exit_code=0)
-    courses = {view: course(data, view, ago(28), T) for view in VIEWS}
+    before = report("--view", "asset_features")
+    moments = course(data, "asset_features", ago(28), T)
     files = len(list(data.rglob("*.parquet")))
-    for view in VIEWS:
-        compact(data, view, T)
+    compact(data, "asset_features", T)
     assert len(list(data.rglob("*.parquet"))) < files
-    assert {view: course(data, view, ago(28), T) for view in VIEWS} == courses
-    assert courses["asset_features"][ago(14)].rate("model") > 0.3
-    assert report() == before
+    assert course(data, "asset_features", ago(28), T) == moments
+    assert moments[ago(14)].rate("model") > 0.3
+    assert report("--view", "asset_features") == before
 
 
 # Runs, and what is online ------------------------------------------------------------------------------------------
