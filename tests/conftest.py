@@ -22,9 +22,10 @@ DATABASE = "dcmms_analytics"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_retries() -> Iterator[None]:
-    """Where a server is down, a run says so at once."""
+    """Where a server is down, a run says so at once; and tables have the width of a file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRY_SECONDS", "0")
+        patch.delenv("COLUMNS", raising=False)  # of pytest's workers
         yield
 
 

@@ -208,7 +208,7 @@ def _alive(store: FeatureStore) -> int | None:
 def _views_table(views: list[ViewAge]) -> Table:
     limit = duration(views[0].limit.total_seconds())
     made = table(
-        f"Online features, too old after {limit}", "view", "online as of (UTC)", "newest source (UTC)", ">age", "state"
+        f"Online features, at most {limit} old", "view", "online as of (UTC)", "newest source (UTC)", ">age", "state"
     )
     for view in views:
         age = duration(view.age.total_seconds()) if view.age is not None else "-"
