@@ -140,7 +140,7 @@ def run_demo() -> None:
     stack = LocalStack()
     started = run_step("PostgreSQL and Redis, on 127.0.0.1", stack.up)
     try:
-        console.print(_show_the_path(stack, FleetParameters()))
+        _show_the_path(stack, FleetParameters())
         console.print(NEXT, highlight=False)
     finally:
         for server in stack.servers:
@@ -148,8 +148,8 @@ def run_demo() -> None:
                 run_step(f"stop {server.name}", server.stop)
 
 
-def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
-    """Goes the whole path on the running stack, step by step, and returns the answer as a table."""
+def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> None:
+    """Goes the whole path on the running stack, step by step, and prints the answer as a table."""
     as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
     feast = Path(sys.executable).with_name("feast")
     materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
@@ -167,8 +167,8 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> Table:
     with feature_server([feast, "serve", "-h", HOST, "-p", str(FEATURE_SERVER_PORT)], environment):
         assets = two_assets(stack, fully_known(store))
         answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
+    console.print(feature_table(assets, answer, as_of))
     _write_report(store, parameters.end, environment)
-    return feature_table(assets, answer, as_of)
 
 
 def _write_report(store: SeparateStore, as_of: datetime, environment: Mapping[str, str]) -> None:
