@@ -137,9 +137,7 @@ def run_demo() -> None:
     stack = LocalStack()
     started = run_step("PostgreSQL and Redis, on 127.0.0.1", stack.up)
     try:
-        for answer in _show_the_path(stack, FleetParameters()):
-            console.print(answer, highlight=False)
-            console.print()
+        _show_the_path(stack, FleetParameters())
         console.print(NEXT, highlight=False)
     finally:
         for server in stack.servers:
@@ -147,11 +145,8 @@ def run_demo() -> None:
                 run_step(f"stop {server.name}", server.stop)
 
 
-def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> tuple[Table, str]:
-    """Goes the whole path on the running stack, step by step.
-
-    Returns the answer of the feature server as a table, and that of the gateway.
-    """
+def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> None:
+    """Goes the whole path on the running stack, step by step; prints the answers of the feature server and the gateway."""
     as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
     feast = Path(sys.executable).with_name("feast")
     materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
@@ -175,8 +170,10 @@ def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> tuple[Tabl
         assets = two_assets(stack, fully_known(store))
         answer = run_step("ask for the features of two assets over REST", lambda: ask(assets))
         answers = feature_table(assets, answer, as_of), gateway.ask(assets[-1].asset_id)
+    for each in answers:
+        console.print(each, highlight=False)
+        console.print()
     _write_report(store, parameters.end, environment)
-    return answers
 
 
 def _write_report(store: SeparateStore, as_of: datetime, environment: Mapping[str, str]) -> None:
