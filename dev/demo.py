@@ -146,7 +146,7 @@ def run_demo() -> None:
 
 
 def _show_the_path(stack: LocalStack, parameters: FleetParameters) -> None:
-    """Goes the whole path on the running stack, step by step; prints the answers of the feature server and the gateway."""
+    """Goes the whole path on the running stack, step by step, and prints what feature server and gateway answer."""
     as_of = f"{parameters.end:%Y-%m-%dT%H:%M:%SZ}"
     feast = Path(sys.executable).with_name("feast")
     materialize = [sys.executable, "materialize_features.py", "--as-of", as_of]
