@@ -49,6 +49,9 @@ fuzz = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+# A library that warns of an option that it will drop is no fault.
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+
 # What has broken one parser or another; no / at the start, since paths are among what it is given for.
 ODD = [
     *(

@@ -176,13 +176,20 @@ def reason(error: BaseException) -> str:
     return first_line(Exception(said[1].removesuffix("(_ssl"))) if said else first_line(error)
 
 
+def _is_directory(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # longer than a path may be
+        return False
+
+
 def connection_arguments(settings: Settings, connect_seconds: int = 10) -> tuple[dict[str, Any], str]:
     """Return what `get_client` needs, and `database at place` for messages."""
     database = settings.clickhouse_database
     dsn = settings.clickhouse_dsn.get_secret_value() if settings.clickhouse_dsn else ""
     parts = urlsplit(dsn)
     if parts.scheme == "chdb":
-        if not Path(parts.path).is_dir():
+        if not _is_directory(parts.path):
             raise PipelineError(
                 f"CLICKHOUSE_DSN: there is no directory {parts.path}", "Local stack: run `make up` and `make load`."
             )

@@ -58,8 +58,8 @@ def check_registry(config: RepoConfig) -> Iterator[Check]:
             "set registry_type: sql and a path postgresql+psycopg://... in feature_store.yaml",
         )
         return
-    engine = _engine(registry)
     try:
+        engine = _engine(registry)
         connection = engine.connect()
     except Exception as error:  # SQLAlchemy, its driver, and the codecs of names each raise their own kinds
         yield REGISTRY.fails(
