@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import psycopg
 import psycopg2
 import pytest
 import yaml
@@ -16,7 +17,7 @@ import yaml
 from dev.servers import PostgresServer, RedisServer, free_port
 from pipeline.base.errors import PipelineError
 from pipeline.operations.doctor.registry import check_registry
-from pipeline.registry.feast_store import load_store_config, open_feature_store
+from pipeline.registry.feast_store import load_store_config, open_feature_store, registry_engine
 from pipeline.registry.lock import LockHeld, lock_key, one_at_a_time
 from pipeline.runs.job import run_job
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
@@ -257,3 +258,21 @@ def test_views_without_their_entity_say_what_to_do(environment: Dcmms, yaml_path
         (line,) = [line for line in result.stderr.splitlines() if "asset" in line and "INFO" not in line]
         assert "is registered without its entity: " in line
         assert line.endswith(": run `feast apply`")
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_connection_that_cannot_be_closed_writes_no_stack_trace(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(connection: psycopg.Connection) -> None:
+        connection.close()
+        raise OSError("stopped amid it")
+
+    with open_feature_store() as store:
+        engine = registry_engine(store)
+        with engine.connect() as connection:
+            for name in ("do_terminate", "do_close"):
+                monkeypatch.setattr(engine.dialect, name, fail)
+            connection.invalidate()
+        monkeypatch.undo()
+    assert not caplog.records

@@ -1,6 +1,7 @@
 """The Feast feature store that a run publishes through: its configuration, its registry and what is registered."""
 
 import inspect
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from pipeline.base.settings import check_text
 from pipeline.base.specs import VIEWS
 from pipeline.registry.stored_code import refuse_code
 from settings_file import in_environment, settings_file
+
+# Of a connection that cannot be closed, as after a signal, the pool would write a stack trace among the lines of a run.
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
 
 def load_store_config(path: Path | None = None) -> RepoConfig:

@@ -16,7 +16,10 @@ from tests.faults.world import State, World
 POSTGRES, REGISTRY, CLICKHOUSE, REDIS = "postgres", "registry", "clickhouse", "redis"
 COMPLETE, CLEAR_FAILURE, WRONG = "complete", "clear failure", "wrong"
 # A line of the log, the one of an error that ends everything, or one of the table at the end.
-_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]{12} (INFO|WARNING|ERROR) \S|Error: \S|Stopped by \S| |Features as of ")
+_LINE = re.compile(
+    r"(\d{4}-\d\d-\d\d [\d:,]{12} (INFO|WARNING|ERROR) \S|Error: \S|Stopped by \S"
+    r"|Features as of |view +rows|─|\w+_features +[\d,]+ | )"
+)
 _FAILURE = re.compile(r"^\S+ \S+ ERROR |^Error: |^Stopped by ")
 
 
