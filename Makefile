@@ -42,7 +42,7 @@ test-properties: $(INSTALLED) ## the features against an independent implementat
 		tests/test_time_zones.py tests/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
-	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults
+	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults $(ARGS)
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
