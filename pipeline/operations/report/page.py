@@ -1,7 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no file beside it."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.clock import duration
 from pipeline.base.errors import PipelineError
+from pipeline.base.tables import to_the_minute
 from pipeline.operations.report.drift import named
 from pipeline.operations.report.facts import FeatureReport, Report
 from pipeline.operations.report.judging import Level, percent, unit_of
@@ -77,7 +78,7 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["time"] = _time
+    environment.filters["time"] = to_the_minute
     environment.filters["age"] = partial(_age, report.as_of)
     environment.filters["implausible"] = _implausible
     return environment.get_template("page.html.jinja").render(
@@ -108,7 +109,7 @@ def _row(rank: int, feature: FeatureReport) -> Row:
         nulls_text=_nulls(feature),
         quartiles=_quartiles(feature),
         moved=_moved(feature),
-        baseline="" if feature.baseline is None else _time(feature.baseline),
+        baseline="" if feature.baseline is None else to_the_minute(feature.baseline),
         shape=_shape(feature),
     )
 
@@ -186,10 +187,6 @@ def _course(nulls: Sequence[tuple[datetime, float | None]], most: float) -> str:
 def _implausible(run: PastRun) -> int:
     """Return how many rows of a run had a value that is not plausible."""
     return sum(sum((row.get("implausible") or {}).values()) for row in run.views.values())
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _age(as_of: datetime, moment: datetime | None) -> str:

@@ -1,7 +1,6 @@
 """The report for a terminal: what is wrong, in sentences, then the views, the features that moved most, the runs."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -9,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.base.clock import duration
+from pipeline.base.tables import to_the_second
 from pipeline.operations.report.facts import FeatureReport, Report
 from pipeline.operations.report.judging import Level, percent
 
@@ -24,7 +24,7 @@ def tables(report: Report) -> Group:
 
 def _parts(report: Report) -> Iterator[RenderableType]:
     alarms, warnings = (sum(each.level == level for each in report.findings) for level in (Level.ALARM, Level.WARNING))
-    yield Text(f"Features as of {_time(report.as_of)} UTC: {alarms} alarms, {warnings} warnings", "bold")
+    yield Text(f"Features as of {to_the_second(report.as_of)} UTC: {alarms} alarms, {warnings} warnings", "bold")
     for finding in report.findings:
         yield Text(f"{finding.level.name.lower():<8}", _STYLES[finding.level]).append(finding.text, "default")
     for note in report.notes:
@@ -75,7 +75,3 @@ def _table(title: str, headings: tuple[str, ...], left: tuple[str, ...]) -> Tabl
 
 def _number(value: float | None) -> str:
     return "-" if value is None or value == float("inf") else f"{value:.2f}"
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
