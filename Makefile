@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-walkthrough test-client test-load bench docs client \
+.PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
 	gateway deploy-tools test-manifests image-test test-pages pictures \
 	lint lint-python lint-layers lint-sql types lock clean
 
@@ -34,7 +34,7 @@ load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 
 	@$(BIN)/python -m dev load $(ARGS)
 
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
-	@$(PYTEST) --ignore tests/faults --ignore tests/test_time_zones.py $(ARGS)
+	@$(PYTEST) --ignore tests/faults --ignore tests/production --ignore tests/test_time_zones.py $(ARGS)
 
 # 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
 test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
@@ -43,6 +43,9 @@ test-properties: $(INSTALLED) ## the features against an independent implementat
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
 	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults $(ARGS)
+
+test-production: $(INSTALLED) ## what a fleet owner deploys, on real servers: clusters, object stores, engines, schedulers
+	@$(PYTEST) tests/production $(ARGS)
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
