@@ -41,8 +41,8 @@ test-properties: $(INSTALLED) ## the features against an independent implementat
 	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py \
 		tests/test_time_zones.py tests/test_one_line.py
 
-test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk and clock
-	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults $(ARGS)
+test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk, clock, forks
+	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults tests/test_workers.py $(ARGS)
 
 test-production: $(INSTALLED) ## what a fleet owner deploys, on real servers: clusters, object stores, engines, schedulers
 	@$(PYTEST) tests/production $(ARGS)
