@@ -1,4 +1,4 @@
-"""A year of daily snapshots against one: seconds, ratio and peak memory on a large fleet.
+"""A year of daily snapshots against one, of all views and of version 1's: seconds, ratios and peak memory.
 
 python -m benchmarks.backfill                                        4,000 assets, 455 days: about 6 GB of disk
 python -m benchmarks.backfill --assets 400 --work-orders 20000       a tenth of it
@@ -11,15 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.extraction import OF_VERSION_1
 from benchmarks.large_fleet import load_large_fleet
 from dev.servers import PostgresServer, free_port
 from dev.stack import REPOSITORY, ensure_database
+from pipeline.base.views import VIEW_NAMES
 
 # Each measurement is a process of its own, for its peak memory.
 _MEASURE = """
@@ -29,21 +32,20 @@ from pathlib import Path
 from pipeline.runs.backfill import backfill
 from pipeline.base.settings import load_settings
 from pipeline.runs.one_instant import materialize
-from pipeline.base.views import VIEW_NAMES
 
-instants = int(sys.argv[1])
+instants, views = int(sys.argv[1]), sys.argv[2:]
 last = datetime(2026, 1, 1, tzinfo=UTC)
 settings = load_settings()
 started = time.perf_counter()
 if instants == 1:
-    results = materialize(settings, last, list(VIEW_NAMES))
+    results = materialize(settings, last, views)
     assert not any(result.error for result in results), results
 else:
-    backfill(settings, [last - timedelta(days=back) for back in reversed(range(instants))], list(VIEW_NAMES))
-seconds = time.perf_counter() - started
+    backfill(settings, [last - timedelta(days=back) for back in reversed(range(instants))], views)
+seconds, cpu = time.perf_counter() - started, time.process_time()
 # not getrusage: a process inherits the peak of the one that has started it
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(json.dumps({"seconds": seconds, "gigabytes": int(peak.split()[1]) / 1e6}))
+print(json.dumps({"seconds": seconds, "cpu": cpu, "gigabytes": int(peak.split()[1]) / 1e6}))
 """
 
 
@@ -75,26 +77,27 @@ def main(assets: int, days: int, work_orders: int, alerts: int, instants: int, r
                 alerts=alerts,
             )
         console.print(f"loaded {assets * days * 120:,} telemetry rows in {time.perf_counter() - started:.0f} s")
-        with console.status("single runs"):
-            singles = [_measure(1, Path(name) / f"single{run}", environment) for run in range(runs)]
-        single = statistics.median(result["seconds"] for result in singles)
-        with console.status(f"backfill of {instants} instants"):
-            year = _measure(instants, Path(name) / "backfill", environment)
-    table = Table("", "seconds", "peak memory, GB")
-    table.add_row(
-        f"one snapshot of each view (median of {runs})",
-        f"{single:.1f}",
-        f"{max(result['gigabytes'] for result in singles):.2f}",
-    )
-    table.add_row(f"{instants} daily snapshots of each view", f"{year['seconds']:.1f}", f"{year['gigabytes']:.2f}")
-    table.add_row("ratio", f"{year['seconds'] / single:.1f}", "")
+        table = Table("views", "", "seconds", "CPU seconds", "peak memory, GB")
+        years: list[float] = []
+        for title, views in (("version 1", OF_VERSION_1), ("all", VIEW_NAMES)):
+            data = Path(name) / title
+            with console.status(f"{title}: single runs"):
+                singles = [_measure(1, data / f"single{run}", environment, views) for run in range(runs)]
+            with console.status(f"{title}: backfill of {instants} instants"):
+                year = _measure(instants, data / "backfill", environment, views)
+            single = {key: statistics.median(each[key] for each in singles) for key in singles[0]}
+            for what, found in ((f"one snapshot (median of {runs})", single), (f"{instants} daily snapshots", year)):
+                table.add_row(title, what, *(f"{found[key]:.2f}" for key in ("seconds", "cpu", "gigabytes")))
+            table.add_row(title, "ratio", *(f"{year[key] / single[key]:.1f}" for key in ("seconds", "cpu")))
+            years.append(year["cpu"])
+        table.add_row("all : version 1", f"{instants} daily snapshots", "", f"{years[1] / years[0]:.2f}")
     console.print(table)
 
 
-def _measure(instants: int, data_dir: Path, environment: dict[str, str]) -> dict[str, float]:
-    """Return seconds and peak memory of one process, with the embedded engine in it."""
+def _measure(instants: int, data_dir: Path, environment: dict[str, str], views: Sequence[str]) -> dict[str, float]:
+    """Return seconds, CPU seconds and peak memory of one process, with the embedded engine in it."""
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(instants)],
+        [sys.executable, "-c", _MEASURE, str(instants), *views],
         cwd=REPOSITORY,
         env=os.environ | environment | {"FEATURE_DATA_DIR": str(data_dir), "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE,

@@ -217,10 +217,10 @@ How much area under the ROC curve of the test rows is lost when one feature is s
 
 The fleets above are invented here. These are not: {engines} turbofans of C-MAPSS, FD001, that NASA published for
 judging predictions, with three flights a day and five of their sensors in place of dCMMS's five quantities
-([`dev/turbofans.py`](../dev/turbofans.py) says which, and what that costs). Nothing but telemetry is known of them, so
-the telemetry features of version 1 are compared with those of version 2. A row is an engine and a day;
-{engine_rate:.1%} of the test rows are of an engine's last 7 d, so that no more than {engine_best:.0%} can be caught. The
-model learns from {learned} engines and is tested on the {tested} others, for five draws of them.
+([`dev/turbofans.py`](../dev/turbofans.py) says how). Nothing but telemetry is known of them, so the telemetry
+features of version 1 are compared with those of version 2. A row is an engine and a day; {engine_rate:.1%} of the
+test rows are of an engine's last 7 d, so that no more than {engine_best:.0%} can be caught. The model learns from
+{learned} engines and is tested on the {tested} others, for five draws of them.
 
 {engine_table}
 
