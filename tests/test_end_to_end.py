@@ -243,4 +243,7 @@ shown = {name for name in online if name in training.columns and not pd.isna(tra
 assert len(shown) > 60, shown
 assert all(training[name][0] == online[name][0] for name in shown)
 """
-    run(sys.executable, "-W", "ignore", "-c", example + check, cwd=REPOSITORY, environment=deployment.environment)
+    command = [sys.executable, "-c", example + check]
+    environment = deployment.environment | {"PYTHONWARNINGS": ""}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
