@@ -17,9 +17,9 @@ from pipeline.base.clock import duration
 from pipeline.base.errors import first_line
 from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS
+from pipeline.online.redis.connections import connect
 from pipeline.online.redis.engine import advice_for
 from pipeline.online.redis.layout import RowEncoder
-from pipeline.online.redis.writer import connect
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.redis_rows import check_rows
