@@ -45,16 +45,17 @@ class Node(RedisServer):
     @property
     def options(self) -> dict[str, object]:
         """What a client has to say: the password, and that it speaks TLS, if the node does."""
-        tls = (
-            {"ssl": True, "ssl_ca_certs": self.settings["tls-ca-cert-file"]} if "tls-cert-file" in self.settings else {}
-        )
-        password = {"password": self.settings["requirepass"]} if "requirepass" in self.settings else {}
-        return {"socket_timeout": 5} | tls | password
+        options: dict[str, object] = {"socket_timeout": 5}
+        if "tls-cert-file" in self.settings:
+            options |= {"ssl": True, "ssl_ca_certs": str(self.settings["tls-ca-cert-file"])}
+        if "requirepass" in self.settings:
+            options["password"] = self.settings["requirepass"]
+        return options
 
     @property
     def client(self) -> Redis:
         """A client of the node alone."""
-        return Redis(port=self.port, **self.options)
+        return Redis("127.0.0.1", self.port, **self.options)
 
     def kill(self) -> None:
         """End it without a chance to replicate or to save."""
@@ -98,23 +99,14 @@ class Cluster:
     def connection_string(self) -> str:
         """What feature_store.yaml has: two of the nodes, and whatever they ask for."""
         nodes = [f"127.0.0.1:{node.port}" for node in self.nodes[:2]]
-        return ",".join(
-            [
-                *nodes,
-                "socket_connect_timeout=5",
-                *(f"{k}={str(v).lower() if v is True else v}" for k, v in self.nodes[0].options.items()),
-            ]
-        )
+        options = {**self.nodes[0].options, "socket_connect_timeout": 5}
+        return ",".join([*nodes, *(f"{name}={'true' if value is True else value}" for name, value in options.items())])
 
     @contextmanager
     def client(self) -> Iterator[RedisCluster]:
         """Yield a client of the cluster."""
-        first = self.nodes[0].client.connection_pool.connection_kwargs
-        options = {name: first[name] for name in ("password", "ssl_ca_certs") if first.get(name)}
-        with closing(
-            RedisCluster("127.0.0.1", self.nodes[1].port, ssl="tls-port" in self.nodes[0].settings, **options)
-        ) as c:
-            yield c
+        with closing(RedisCluster("127.0.0.1", self.nodes[1].port, **self.nodes[1].options)) as client:
+            yield client
 
     def rows(self) -> dict[bytes, dict[bytes, bytes]]:
         """Return every hash of the cluster."""
@@ -218,7 +210,7 @@ def tls_settings(directory: Path, program: Path) -> dict[str, object]:
         return {}
     authority = trustme.CA()
     authority.cert_pem.write_to_path(directory / "ca.pem")
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "node.pem")
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(directory / "node.pem")
     return {
         "tls-cert-file": directory / "node.pem",
         "tls-key-file": directory / "node.pem",

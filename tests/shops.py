@@ -82,10 +82,10 @@ def opened(directory: Path, postgres: PostgresServer, redis: RedisServer, **opti
 
 
 @contextmanager
-def other_redis(shop: Shop, connection_string: str, **options: object) -> Iterator[FeatureStore]:
-    """Yield the same feature store with another Redis."""
+def other_redis(shop: Shop, connection_string: str | None = None, **options: object) -> Iterator[FeatureStore]:
+    """Yield the same feature store with another Redis, or other options."""
     path = shop.path.with_name("other.yaml")
     path.write_text(shop.path.read_text())
-    set_online_store(path, connection_string=connection_string, **options)
+    set_online_store(path, **options | ({"connection_string": connection_string} if connection_string else {}))
     with open_feature_store(path) as store:
         yield store

@@ -4,22 +4,32 @@ Each server that is here makes a cluster of three primaries and three replicas, 
 built with it.
 """
 
+import asyncio
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from feast import FeatureService, FeatureStore
+from feast.online_response import OnlineResponse
 
 from dev.servers import PostgresServer, RedisServer, free_port
+from features.services import predictive_maintenance_v2
 from pipeline.base.errors import PipelineError
 from pipeline.base.retries import retrying_for
+from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
 from pipeline.online.redis import connections
 from pipeline.online.redis.engine import row_encoder, unowned_fields
 from pipeline.online.verify import verify
+from pipeline.operations.doctor.check import State
+from pipeline.operations.doctor.redis import check_redis
 from pipeline.registry.feast_store import registered_view
+from pipeline.snapshots.files import snapshot_path, write_snapshot
+from serving.online_store import WholeRowRedisOnlineStoreConfig
+from tests.gateways import TENANTS, Client, running, token
 from tests.redis_servers import PROGRAMS, Cluster, cluster, tls_settings, wait_for
 from tests.shops import HOUR, T0, WORK_ORDERS, Shop, ids, opened, other_redis, snapshot_of
 
@@ -51,6 +61,14 @@ def shop(one_shop: Shop, nodes: Cluster) -> Shop:
     nodes.clear()
     shutil.rmtree(one_shop.data, ignore_errors=True)
     return one_shop
+
+
+async def asynchronous(store: FeatureStore, features: FeatureService, assets: list[str]) -> OnlineResponse:
+    """Return what is answered to those who do not wait."""
+    try:
+        return await store.get_online_features_async(features, [{"asset_id": asset} for asset in assets])
+    finally:
+        await store._get_provider().online_store._client_async.aclose()
 
 
 def wrong(shop: Shop) -> int:
@@ -200,6 +218,62 @@ def test_replicas_are_waited_for_where_that_is_set(shop: Shop, monkeypatch: pyte
     with pytest.raises(PipelineError, match=r"^Redis: only 1 of 2 replicas have what a primary has taken"):
         online.publish(shop.store, WORK_ORDERS, T0, path, replicas=2)
     assert wrong(shop) == 0
+
+
+def test_doctor_looks_at_every_primary(shop: Shop, nodes: Cluster) -> None:
+    shop.publish(WORK_ORDERS, T0, ids(100), 1)
+    found = {check.name: check for check in check_redis(shop.store.config)}
+    # nothing is saved, for the tests' sake; and servers without TLS warn of that
+    assert {name for name, check in found.items() if check.state != State.OK} <= {"persistence", "TLS"}
+    assert found["mode"].text == "a cluster"
+    assert found["role"].text == "primary, 1 replicas"
+    assert found["writes"].text == "takes every command of publishing (tried, none executed)"
+    second = nodes.primaries()[1]
+    with second.client as client:
+        client.config_set("maxmemory", 1)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            found = {check.name: check for check in check_redis(shop.store.config)}
+        finally:
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
+    assert found["memory"].state == State.FAILS
+    assert found["memory"].text.startswith(f"127.0.0.1:{second.port}: ")
+    assert found["eviction"].text.startswith(f"127.0.0.1:{second.port}: allkeys-lru: ")
+    with other_redis(shop, f"127.0.0.1:{free_port()}") as store:
+        first, rest = check_redis(store.config)
+    assert (first.name, first.state, rest.state) == ("connection", State.FAILS, State.NOT_CHECKED)
+    assert "Redis Cluster cannot be connected" in first.text
+
+
+def test_every_way_to_read_answers_alike(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock Feast, `serving.online_store` and the gateway, each with an asset that another tenant has."""
+    assets, now = ids(30), datetime.now(UTC).replace(microsecond=0)
+    for view in VIEWS:
+        table = snapshot_of(view, now, assets, 1)
+        if view == ASSETS:
+            tenants = pa.array([TENANTS["aa"]] * 20 + [TENANTS["bb"]] * 10)
+            table = table.set_column(table.schema.get_field_index("tenant_id"), "tenant_id", tenants)
+        path = snapshot_path(shop.data, view, now)
+        write_snapshot(table, path)
+        online.publish(shop.store, view, now, path)
+    features = shop.store.get_feature_service(predictive_maintenance_v2.name)
+    asked = [*assets, "of nobody"]
+    stock = shop.store.get_online_features(features, {"asset_id": asked})
+    with other_redis(shop, type=WholeRowRedisOnlineStoreConfig().type) as ours:
+        assert ours.get_online_features(features, {"asset_id": asked}).proto == stock.proto
+        assert asyncio.run(asynchronous(ours, features, asked)).proto == stock.proto
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(shop.path))
+    with running(gateway_requests_per_minute=5) as port:
+        operator = Client(port, token("operator", "aa"))
+        statuses = [answer["status"] for answer in operator.assets(*assets[15:25])]
+        assert statuses == ["present"] * 5 + ["not_found"] * 5
+        everybody = Client(port, token("super_admin", "aa"))
+        assert len(everybody.assets(*assets)) == 30
+        assert everybody.get("/health").json()["healthy"]
+        for _ in range(10):
+            last = operator.post("/assets", json={"assetIds": assets[:1]})
+        assert last.status_code == 429
 
 
 def test_cluster_that_is_not_there_is_one_line(shop: Shop) -> None:

@@ -40,7 +40,7 @@ Place = tuple[str, int]
 
 def call_head(script: bytes, arguments: int) -> bytes:
     """Return the start of a call of `script` in protocol bytes: a key and so many arguments follow."""
-    return b"*%d\r\n" % (4 + arguments) + bulk_strings(b"EVALSHA", _sha(script), b"1")
+    return b"*%d\r\n" % (4 + arguments) + bulk_strings(b"EVALSHA", script_sha(script), b"1")
 
 
 def evaluated(
@@ -192,5 +192,6 @@ def _load(script: bytes) -> bytes:
     return b"*3\r\n" + bulk_strings(b"SCRIPT", b"LOAD", script)
 
 
-def _sha(script: bytes) -> bytes:
+def script_sha(script: bytes) -> bytes:
+    """Return by what Redis knows a script that it has loaded."""
     return hashlib.sha1(script, usedforsecurity=False).hexdigest().encode()
