@@ -19,6 +19,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 
@@ -97,8 +98,12 @@ class Reader:
         return layouts
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, also those to Sentinels, which the client of their master leaves open."""
         await self._client.aclose()
+        pool = None if isinstance(self._client, RedisCluster) else self._client.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
     async def count(self, caller: Caller) -> None:
         """Count one request of `caller`; raises `ApiError` 429 where it has made too many in this minute."""

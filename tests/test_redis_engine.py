@@ -20,6 +20,7 @@ from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from entities import asset
+from pipeline.base.addresses import checked_redis_connection
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import snapshot_schema
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
@@ -371,6 +372,29 @@ def test_wrong_password_is_named_and_not_shown(shop: Shop, tmp_path: Path, crede
 )
 def test_what_redis_6_and_7_say_has_its_advice(said: str, advice: str) -> None:
     assert advice in advice_for(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "translation"),
+    [
+        (
+            "rediss://:pa%40ss@redis.example:6380/0",
+            "redis.example:6380,ssl=true,password=..., with the password as it is",
+        ),
+        ("rediss://app:pass@redis.example", "redis.example:6379,ssl=true,username=app,password=..."),
+        ("redis://10.0.0.7:6379/2?timeout=5", "10.0.0.7:6379,db=2"),
+        ("rediss://:pa/ss@redis.example:6380", "host:port,ssl=true,password=..."),
+        ("rediss://user:12#pass@redis.example:6380", "host:port,ssl=true,password=..."),
+        ("rediss://user:1,2@redis.example", "host:port,ssl=true,password=..."),
+    ],
+)
+def test_url_of_redis_is_refused_with_its_translation(url: str, translation: str) -> None:
+    with pytest.raises(ValueError, match="is a redis:// URL, which Feast does not read: write ") as failure:
+        checked_redis_connection(url, {})
+    said = str(failure.value).split(" write ")[1]
+    assert said.startswith(translation)
+    assert "pa" not in said.replace("password", "")
+    assert "12" not in said
 
 
 def test_node_of_a_cluster_is_refused(shop: Shop, tmp_path: Path) -> None:

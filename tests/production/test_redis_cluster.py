@@ -5,6 +5,7 @@ built with it.
 """
 
 import asyncio
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,10 @@ import pytest
 from feast import FeatureService, FeatureStore
 from feast.online_response import OnlineResponse
 
+from dev.redis_servers import PROGRAMS, Cluster, cluster, wait_for
 from dev.servers import PostgresServer, RedisServer, free_port
 from features.services import predictive_maintenance_v2
+from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
 from pipeline.base.retries import retrying_for
 from pipeline.base.specs import VIEWS
@@ -30,7 +33,6 @@ from pipeline.registry.feast_store import registered_view
 from pipeline.snapshots.files import snapshot_path, write_snapshot
 from serving.online_store import WholeRowRedisOnlineStoreConfig
 from tests.gateways import TENANTS, Client, running, token
-from tests.redis_servers import PROGRAMS, Cluster, cluster, tls_settings, wait_for
 from tests.shops import HOUR, T0, WORK_ORDERS, Shop, ids, opened, other_redis, snapshot_of
 
 PASSWORD = "open-sesame"
@@ -42,7 +44,7 @@ def nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if not (program := PROGRAMS[request.param]):
         pytest.skip(f"{request.param} is not here: make deploy-tools")
     directory = tmp_path_factory.mktemp("cluster")
-    with cluster(directory, program, tls_settings(directory, program), password=PASSWORD) as nodes:
+    with cluster(directory, program(directory, program), password=PASSWORD) as nodes:
         yield nodes
 
 
@@ -244,6 +246,28 @@ def test_doctor_looks_at_every_primary(shop: Shop, nodes: Cluster) -> None:
         first, rest = check_redis(store.config)
     assert (first.name, first.state, rest.state) == ("connection", State.FAILS, State.NOT_CHECKED)
     assert "Redis Cluster cannot be connected" in first.text
+
+
+def test_users_of_the_deployment_have_the_rights_they_need_and_no_others(shop: Shop, nodes: Cluster) -> None:
+    users = re.findall(r"(?m)^user (\w+) (on) #\w+ (.*)$", (REPOSITORY / "deploy/sql/redis_users.conf").read_text())
+    for node in nodes.nodes:
+        with node.client as client:
+            for name, *rules in users:
+                client.execute_command("ACL", "SETUSER", name, f">{PASSWORD}", *" ".join(rules).split())
+    publisher, reader = (f"{nodes.connection_string},username={name}" for name, *_ in users)
+    shop.publish(WORK_ORDERS, T0, ids(60), 1)
+    path = shop.snapshot(WORK_ORDERS, T0 + HOUR, ids(50), 2)
+    with other_redis(shop, publisher) as store:
+        online.check_online_store(store, ENGINE_REDIS)
+        done = online.publish(store, WORK_ORDERS, T0 + HOUR, path, replicas=1)
+        assert done == online.Published(rows=50, removed=10)
+        assert online.prune(store, shop.data, WORK_ORDERS) == unowned_fields(store, delete=True) == 0
+        assert {check.name: check.state for check in check_redis(store.config)}["writes"] == State.OK
+    with other_redis(shop, reader) as store:
+        assert sum(feature.missing for feature in verify(store, shop.data, WORK_ORDERS, sample=20)) == 0
+        with pytest.raises(PipelineError, match=r"^Redis: .*redis_users\.conf"):
+            online.publish(store, WORK_ORDERS, T0 + HOUR, path)
+    assert shop.values(WORK_ORDERS, ids(60)) == [{2}] * 50 + [{None}] * 10
 
 
 def test_every_way_to_read_answers_alike(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

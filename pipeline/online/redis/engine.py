@@ -54,7 +54,9 @@ _ADVICE = {
     "CROSSSLOT ": _CLUSTER,
     "CLUSTERDOWN ": "a primary is down and no replica has taken its place yet: see `redis-cli cluster nodes`",
     "Cluster mode is not enabled": "this is a single server: leave out redis_type in feature_store.yaml",
-    "No master found": "check that its Sentinels are up, and that sentinel_master is what they call it",
+    "Argument 'db'": "leave out db in feature_store.yaml: a cluster has one database",
+    "No master found": "check that its Sentinels are up and call it by sentinel_master; if they ask for a password or "
+    "TLS: Feast has no password for them, only for the master",
     "unknown command `SENTINEL`": "this is no Sentinel: name the Sentinels, or leave out redis_type",
     "invalid username-password pair": "check the user and the password in feature_store.yaml",
     "Authentication required": "set the password in feature_store.yaml",

@@ -1,7 +1,6 @@
-"""Redis and its relatives for the tests of deployments: single servers, and clusters of three primaries."""
+"""Redis and its relatives for tests and benchmarks: single servers, Sentinels, and clusters of three primaries."""
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import trustme
 from redis import Redis, RedisCluster, RedisError
 
 from dev.servers import RedisServer, free_port, port_is_taken
@@ -89,6 +87,28 @@ class Node(RedisServer):
             return False
 
 
+def options_text(node: Node) -> str:
+    """Return what stands behind the address of a node in a connection string of Feast."""
+    options = {**node.options, "socket_connect_timeout": 5}
+    return ",".join(f"{name}={'true' if value is True else value}" for name, value in options.items())
+
+
+class SentinelNode(Node):
+    """A Sentinel that watches `master`, by the name of dcmms, and makes its replica the master when it dies."""
+
+    def __init__(self, directory: Path, port: int, master: Node, settings: Mapping[str, object]) -> None:
+        watched = {
+            "sentinel monitor dcmms": f"127.0.0.1 {master.port} 1",
+            "sentinel down-after-milliseconds dcmms": 1000,
+            "sentinel failover-timeout dcmms": 5000,
+            "sentinel auth-pass dcmms": master.settings["requirepass"],
+        }
+        super().__init__(directory, port, master.program, watched | dict(settings))
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--sentinel"]
+
+
 @dataclass
 class Cluster:
     """Three primaries, each with a replica; which is which changes when one dies."""
@@ -99,8 +119,7 @@ class Cluster:
     def connection_string(self) -> str:
         """What feature_store.yaml has: two of the nodes, and whatever they ask for."""
         nodes = [f"127.0.0.1:{node.port}" for node in self.nodes[:2]]
-        options = {**self.nodes[0].options, "socket_connect_timeout": 5}
-        return ",".join([*nodes, *(f"{name}={'true' if value is True else value}" for name, value in options.items())])
+        return ",".join([*nodes, options_text(self.nodes[0])])
 
     @contextmanager
     def client(self) -> Iterator[RedisCluster]:
@@ -201,24 +220,6 @@ def cluster(
         made = Cluster(nodes)
         made.wait_until_whole()
         yield made
-
-
-def tls_settings(directory: Path, program: Path) -> dict[str, object]:
-    """Return the settings with which a node speaks TLS only; none for a program that was built without it."""
-    libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
-    if "libssl" not in libraries:
-        return {}
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(directory / "ca.pem")
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(directory / "node.pem")
-    return {
-        "tls-cert-file": directory / "node.pem",
-        "tls-key-file": directory / "node.pem",
-        "tls-ca-cert-file": directory / "ca.pem",
-        "tls-auth-clients": "no",
-        "tls-cluster": "yes",
-        "tls-replication": "yes",
-    }
 
 
 def _has_its_copy(client: Redis) -> bool:
