@@ -94,8 +94,8 @@ client: docs ## write the types of clients/typescript from the OpenAPI, and comp
 		$(call NODE,node) node_modules/typescript/bin/tsc
 
 # Programs that check what deploy/ holds, by their Debian packages. Without one of them its test is passed over.
-deploy-tools: ## install promtool, systemd-analyze and logrotate, as root on Debian, where they are missing
-	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate; do \
+deploy-tools: ## install promtool, systemd-analyze, logrotate and Redis 7, as root on Debian, where they are missing
+	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate redis-server:redis-server; do \
 		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
 	done | xargs -r sh -c 'echo "installing $$*"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 

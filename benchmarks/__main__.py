@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from benchmarks.cluster import measure_cluster
 from benchmarks.extraction import measure_fleets
 from benchmarks.history import measure_history
 from benchmarks.publishing import VIEW, measure_publishing
@@ -21,7 +22,15 @@ from benchmarks.watching import measure_watching
 from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
-SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None, "history": None, "report": None}
+SIZES = {
+    "publishing": "entities",
+    "cluster": None,
+    "fleets": "assets",
+    "serving": None,
+    "reads": None,
+    "history": None,
+    "report": None,
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,6 +89,7 @@ def main(
         say = status.update if console.is_terminal else console.print
         measure = {
             "publishing": lambda: measure_publishing({n: _runs(runs, n) for n in entities}, say),
+            "cluster": lambda: measure_cluster(say),
             "fleets": lambda: measure_fleets(list(assets), runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
             "history": lambda: measure_history(say),

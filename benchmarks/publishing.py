@@ -60,17 +60,17 @@ def measure_publishing(sizes: dict[int, int], say: Callable[[str], None]) -> lis
             "FEATURE_DATA_DIR": str(Path(name) / "data"),
             "FEATURE_STORE_ENV_FILE": os.devnull,
         }
-        _worker("apply", environment)
+        worker("apply", environment)
         hours = 0
         for entities, runs in sizes.items():
-            _worker("snapshots", environment, str(entities), str(hours), str(runs * 2 * len(METHODS)))
+            worker("snapshots", environment, str(entities), str(hours), str(runs * 2 * len(METHODS)))
             figures: dict[tuple[str, str], list[dict]] = {(p, m): [] for p in PHASES for m in METHODS}
             for run in range(runs):
                 for method in METHODS:
                     _client(redis.port).flushall()
                     for phase in PHASES:
                         say(f"{entities:,} entities, run {run + 1} of {runs}: {method}, {phase}")
-                        figures[phase, method].append(_worker("publish", environment, method, str(hours)))
+                        figures[phase, method].append(worker("publish", environment, method, str(hours)))
                         hours += 1
             for (phase, method), results in figures.items():
                 records.append(
@@ -86,7 +86,8 @@ def measure_publishing(sizes: dict[int, int], say: Callable[[str], None]) -> lis
     return records
 
 
-def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
+def worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
+    """Do one of `_TASKS` in a process of its own, and return what it returns."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.publishing", task, *arguments],
         cwd=REPOSITORY,
@@ -188,7 +189,7 @@ def _publish_engine(store, as_of: datetime, path: Path) -> float:
     from pipeline.online import publish as online
 
     started = time.perf_counter()
-    done = online.publish(store, VIEW, as_of, path)
+    done = online.publish(store, VIEW, as_of, path, replicas=int(os.environ.get("REDIS_WAIT_REPLICAS", "0")))
     assert done.newer == 0
     return time.perf_counter() - started
 

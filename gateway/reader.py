@@ -15,10 +15,13 @@ from feast import FeatureStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from prometheus_client import Counter, Gauge
 from redis import RedisError
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
 
 from gateway.auth import Caller
 from gateway.errors import ApiError, invalid, unavailable
@@ -33,6 +36,8 @@ LOOKUPS = Counter(
 AGE = Gauge(
     "gateway_values_age_seconds", "Age of the published values of a view.", ["view"], multiprocess_mode="mostrecent"
 )
+
+_FAILURES = (RedisError, RedisClusterException, OSError)
 
 # KEYS: rows. ARGV: a field. Returns its value of each row.
 _FIELD_OF_EACH = """
@@ -93,8 +98,12 @@ class Reader:
         return layouts
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, also those to Sentinels, which the client of their master leaves open."""
         await self._client.aclose()
+        pool = None if isinstance(self._client, RedisCluster) else self._client.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
     async def count(self, caller: Caller) -> None:
         """Count one request of `caller`; raises `ApiError` 429 where it has made too many in this minute."""
@@ -116,10 +125,15 @@ class Reader:
             if caller.tenant:
                 # What is another tenant's takes no longer than what does not exist: of neither more than this is read.
                 tenant = b"\x12" + bytes([len(caller.tenant)]) + caller.tenant.encode()
-                pipe.eval(_FIELD_OF_EACH, len(wanted), *wanted, layout.tenant_field)
-                counted, _, tenants = await pipe.execute(raise_on_error=False)
+                if isinstance(self._client, RedisCluster):  # rows of several slots are no one script's
+                    for key in wanted:
+                        pipe.hget(cast(str, key), layout.tenant_field)
+                else:
+                    pipe.eval(_FIELD_OF_EACH, len(wanted), *wanted, layout.tenant_field)
+                counted, _, *answers = await pipe.execute(raise_on_error=False)
                 self._check_count(counted)
-                (tenants,) = _without_errors([tenants])
+                answers = _without_errors(answers)
+                tenants = answers if isinstance(self._client, RedisCluster) else answers[0]
                 wanted = [key for key, of in zip(wanted, tenants, strict=True) if of == tenant]
             for key in wanted:
                 pipe.hgetall(cast(str, key))
@@ -144,7 +158,7 @@ class Reader:
             if not row:
                 self._sample = await self._any_key(layout)
                 row = await self._row(self._sample)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             return f"Redis does not answer: {first_line(error)}"
         if not row or layout.decoded(row, 0.0)[0]["status"] == NOT_FOUND:
             return "there are no features online"
@@ -241,14 +255,14 @@ class Reader:
         try:
             async with asyncio.timeout(self._timeout):
                 yield
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             logger.warning("Redis: %s", first_line(error))
             raise unavailable("the online store does not answer") from None
 
     @asynccontextmanager
     async def _pipeline(self) -> AsyncIterator[Pipeline]:
         async with self._guarded(), self._client.pipeline(transaction=False) as pipe:
-            yield pipe
+            yield cast(Pipeline, pipe)
 
     def _named(self, name: str) -> str:
         # It ends like all keys of the project, for Redis' access control.
@@ -263,19 +277,23 @@ class Reader:
         return None
 
 
-def _client(store: FeatureStore) -> tuple[Redis, float | None]:
+def _client(store: FeatureStore) -> tuple[Redis | RedisCluster, float | None]:
     """Return a client of the online store, and how many seconds a request may wait for its answers.
 
     It fails at once, where its own attempts would take seconds. Waiting is limited as a whole: the client itself would
     set a timer for each reply.
     """
     online = store.config.online_store
-    if online.redis_type != RedisType.redis:
-        raise ValueError(f"the gateway does not read from a {online.redis_type.value}")
-    (node,), options = RedisOnlineStore._parse_connection_string(online.connection_string)
-    # One more attempt, for a connection that has been closed since it was used last.
+    nodes, options = RedisOnlineStore._parse_connection_string(online.connection_string)
+    places = [(node["host"], int(node["port"])) for node in nodes]
     timeout = options.pop("socket_timeout", None)
-    return Redis(host=node["host"], port=int(node["port"]), **options, retry=Retry(NoBackoff(), 1)), timeout
+    options["retry"] = Retry(NoBackoff(), 1)  # one more attempt, for a connection that was closed since its last use
+    if online.redis_type == RedisType.redis_cluster:
+        return RedisCluster(startup_nodes=[ClusterNode(*place) for place in places], **options), timeout
+    if online.redis_type == RedisType.redis_sentinel:
+        return Sentinel(places, **options).master_for(online.sentinel_master), timeout
+    host, port = places[0]
+    return Redis(host=host, port=port, **options), timeout
 
 
 def _without_errors(found: list[Any]) -> list[Any]:

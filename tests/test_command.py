@@ -590,8 +590,9 @@ def test_cluster_or_sentinel_that_is_none_or_down_is_one_line(
         other, redis_type=redis_type, sentinel_master="dcmms", connection_string=f"{node},socket_timeout=1"
     )
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(other))
-    result = invoke("--as-of", AS_OF, *view, "--engine", "feast")
-    assert (result.exit_code, message in errors_of(result)[0]) == (1, True), result.output
+    for engine in ("redis", "feast"):
+        result = invoke("--as-of", AS_OF, *view, "--engine", engine)
+        assert (result.exit_code, message in errors_of(result)[0]) == (1, True), result.output
     result = invoke("verify", *view)
     assert (result.exit_code, result.stderr.count("\n"), message in result.stderr) == (1, 1, True), result.output
     assert "Traceback" not in invoke("status").output

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 from feast.cli.serve import serve_command
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer
 from features.services import predictive_maintenance_v1
@@ -22,11 +24,12 @@ from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
 from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
-from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.feast_store import load_store_config, open_feature_store
 from tests import readme
 from tests.stores import write_feature_store_yaml
 
 ENV_EXAMPLE = REPOSITORY / ".env.example"
+REDIS_EXAMPLES = REPOSITORY / "docs" / "redis-cluster.md"
 PRODUCTION = REPOSITORY / "deploy" / "feature_store.yaml"
 # Read by Feast, or telling where the other settings are: no fields of Settings.
 NO_SETTINGS = {"FEAST_FS_YAML_FILE_PATH", "FEATURE_STORE_ENV_FILE"}
@@ -134,6 +137,19 @@ def test_troubleshooting_quotes_real_messages() -> None:
     # Python joins adjacent literals; the name of a missing variable is put in at run time.
     joined = re.sub(r'"\s*\n\s*f?"', "", said)
     assert [message for message in quoted if message.removeprefix("DATABASE_URL ") not in joined] == []
+
+
+@pytest.mark.parametrize("example", re.findall(r"(?s)```yaml\n(.+?)```", REDIS_EXAMPLES.read_text()))
+def test_examples_of_online_stores_are_loaded(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "open-sesame")
+    monkeypatch.setenv("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@127.0.0.1:1/registry")
+    path = tmp_path / "feature_store.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(PRODUCTION.read_text()) | yaml.safe_load(example)))
+    config = load_store_config(path).online_store
+    assert isinstance(config, RedisOnlineStoreConfig)
+    (node, *_), options = RedisOnlineStore._parse_connection_string(config.connection_string)
+    assert (options["password"], options["socket_timeout"]) == ("open-sesame", 5)
+    assert Redis(**node, **options).connection_pool.connection_kwargs["port"] == node["port"]
 
 
 def test_env_example_has_every_setting_and_no_other() -> None:

@@ -6,24 +6,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, redirect_stdout
-from datetime import UTC, datetime, timedelta
-from itertools import count
+from contextlib import closing, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast import FeatureStore, FeatureView, Field
+from feast import FeatureView, Field
 from feast.infra.online_stores.helpers import _mmh3
 from feast.types import Float32
 from redis import Redis
 
 from dev.servers import PostgresServer, RedisServer, free_port
 from entities import asset
+from pipeline.base.addresses import checked_redis_connection
 from pipeline.base.errors import PipelineError
-from pipeline.base.specs import TIMESTAMP, snapshot_schema
+from pipeline.base.specs import snapshot_schema
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
 from pipeline.online.redis.engine import advice_for, row_encoder, unowned_fields
@@ -32,67 +31,8 @@ from pipeline.online.redis.writer import write_rows
 from pipeline.online.verify import verify
 from pipeline.registry.feast_store import open_feature_store, registered_view
 from pipeline.snapshots.files import snapshot_path, write_snapshot
-from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
-
-WORK_ORDERS = "work_order_features"
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-_registries = count()
-
-
-class Shop:
-    """A feature store, its snapshots, and its Redis."""
-
-    def __init__(self, path: Path, data: Path, store: FeatureStore, client: Redis) -> None:
-        self.path, self.data, self.store, self.client = path, data, store, client
-
-    def snapshot(self, view: str, as_of: datetime, assets: list[str], value: int) -> Path:
-        """Write a snapshot in which every feature of every asset tells `value`; return its path."""
-        path = snapshot_path(self.data, view, as_of)
-        write_snapshot(snapshot_of(view, as_of, assets, value), path)
-        return path
-
-    def publish(
-        self, view: str, as_of: datetime, assets: list[str], value: int, engine: str = ENGINE_REDIS
-    ) -> online.Published:
-        path = self.snapshot(view, as_of, assets, value)
-        return online.publish(self.store, view, as_of, path, engine=engine)
-
-    def values(self, view: str, assets: list[str]) -> list[set[object]]:
-        """Return the different numbers that Feast answers for each asset, of all features of `view`."""
-        fields = [f for f in registered_view(self.store, view).features if f.dtype.name != "STRING"]
-        answer = self.store.get_online_features([f"{view}:{f.name}" for f in fields], {"asset_id": assets}).to_dict()
-        return [{answer[field.name][row] for field in fields} for row in range(len(assets))]
-
-
-def snapshot_of(view: str, as_of: datetime, assets: list[str], value: int) -> pa.Table:
-    rows = len(assets)
-    columns = []
-    for field in snapshot_schema(view):
-        if field.name == "asset_id":
-            columns.append(pa.array(sorted(assets)))
-        elif field.type == TIMESTAMP:
-            columns.append(pa.array([as_of] * rows, TIMESTAMP))
-        else:
-            columns.append(pa.array([str(value) if field.type == pa.string() else value] * rows, field.type))
-    return pa.table(columns, schema=snapshot_schema(view))
-
-
-def ids(number: int) -> list[str]:
-    return [str(UUID(int=n)) for n in range(number)]
-
-
-@contextmanager
-def opened(directory: Path, postgres: PostgresServer, redis: RedisServer, **options: object) -> Iterator[Shop]:
-    path = write_feature_store_yaml(directory, postgres, redis, f"engine_{next(_registries)}")
-    set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db=7,socket_timeout=5")
-    set_online_store(path, **options)
-    apply_definitions(path, directory / "data")
-    with (
-        closing(Redis(port=redis.port, db=7)) as client,
-        open_feature_store(path) as store,
-    ):
-        yield Shop(path, directory / "data", store, client)
+from tests.shops import HOUR, T0, WORK_ORDERS, Shop, ids, opened, other_redis, snapshot_of
+from tests.stores import set_online_store
 
 
 @pytest.fixture
@@ -434,6 +374,29 @@ def test_what_redis_6_and_7_say_has_its_advice(said: str, advice: str) -> None:
     assert advice in advice_for(said)
 
 
+@pytest.mark.parametrize(
+    ("url", "translation"),
+    [
+        (
+            "rediss://:pa%40ss@redis.example:6380/0",
+            "redis.example:6380,ssl=true,password=..., with the password as it is",
+        ),
+        ("rediss://app:pass@redis.example", "redis.example:6379,ssl=true,username=app,password=..."),
+        ("redis://10.0.0.7:6379/2?timeout=5", "10.0.0.7:6379,db=2"),
+        ("rediss://:pa/ss@redis.example:6380", "host:port,ssl=true,password=..."),
+        ("rediss://user:12#pass@redis.example:6380", "host:port,ssl=true,password=..."),
+        ("rediss://user:1,2@redis.example", "host:port,ssl=true,password=..."),
+    ],
+)
+def test_url_of_redis_is_refused_with_its_translation(url: str, translation: str) -> None:
+    with pytest.raises(ValueError, match="is a redis:// URL, which Feast does not read: write ") as failure:
+        checked_redis_connection(url, {})
+    said = str(failure.value).split(" write ")[1]
+    assert said.startswith(translation)
+    assert "pa" not in said.replace("password", "")
+    assert "12" not in said
+
+
 def test_node_of_a_cluster_is_refused(shop: Shop, tmp_path: Path) -> None:
     # a node also takes the port that is 10,000 above its own
     port = next(port for port in iter(free_port, None) if port < 55_000)
@@ -443,7 +406,7 @@ def test_node_of_a_cluster_is_refused(shop: Shop, tmp_path: Path) -> None:
         path = shop.snapshot(WORK_ORDERS, T0, ids(3), 1)
         with (
             other_redis(shop, f"127.0.0.1:{node.port}") as store,
-            pytest.raises(PipelineError, match=r"^Redis: CROSSSLOT .*set redis_type: redis_cluster .*--engine feast"),
+            pytest.raises(PipelineError, match=r"^Redis: CROSSSLOT .*set redis_type: redis_cluster "),
         ):
             online.publish(store, WORK_ORDERS, T0, path)
 
@@ -478,16 +441,6 @@ def test_key_that_is_no_hash_is_named_and_all_other_rows_are_written(shop: Shop)
     shop.client.delete(*of_another_program)
     shop.publish(WORK_ORDERS, T0 + HOUR, assets, 2)
     assert shop.values(WORK_ORDERS, assets) == [{2}] * 57
-
-
-@contextmanager
-def other_redis(shop: Shop, connection_string: str) -> Iterator[FeatureStore]:
-    """Yield the same feature store with another Redis."""
-    path = shop.path.with_name("other.yaml")
-    path.write_text(shop.path.read_text())
-    set_online_store(path, connection_string=connection_string)
-    with open_feature_store(path) as store:
-        yield store
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -201,16 +201,6 @@ def test_other_version_of_feast_is_refused(stores: Stores, monkeypatch: pytest.M
         online.check_online_store(store, ENGINE_FEAST)
 
 
-@pytest.mark.parametrize("redis_type", ["redis_cluster", "redis_sentinel"])
-def test_stores_that_the_engine_does_not_know_are_refused(stores: Stores, tmp_path: Path, redis_type: str) -> None:
-    path = tmp_path / "feature_store.yaml"
-    path.write_text(stores.ours.read_text())
-    set_online_store(path, redis_type=redis_type)
-    message = f"does not write to a {redis_type}: publish with --engine feast"
-    with open_feature_store(path) as store, pytest.raises(PipelineError, match=message):
-        online.check_online_store(store, ENGINE_REDIS)
-
-
 def test_keys_and_ids_are_each_others_inverse() -> None:
     encoder = RowEncoder("v", [], project="dcmms", join_key="asset_id", ttl_seconds=None)
     other = RowEncoder("v", [], project="xdcmms", join_key="asset_id", ttl_seconds=None)

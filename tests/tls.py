@@ -5,6 +5,7 @@ import selectors
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +46,24 @@ def _server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     return context
+
+
+def redis_settings(directory: Path, program: Path) -> dict[str, object]:
+    """Return the settings with which a Redis speaks TLS only; none for a program that was built without it."""
+    libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    if "libssl" not in libraries:
+        return {}
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(directory / "node.pem")
+    return {
+        "tls-cert-file": directory / "node.pem",
+        "tls-key-file": directory / "node.pem",
+        "tls-ca-cert-file": directory / "ca.pem",
+        "tls-auth-clients": "no",
+        "tls-cluster": "yes",
+        "tls-replication": "yes",
+    }
 
 
 class TlsProxy:

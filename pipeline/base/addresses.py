@@ -22,6 +22,11 @@ _POSTGRES = re.compile(
 _DSN = re.compile(rf"\w+(?:\+\w+)?://{_USER}{_HOST}(?:/[^@/?#\s]*)?(?:\?(?P<query>[^#\s]*))?", re.ASCII)
 _HTTP_ADDRESS = re.compile(rf"(?:https?://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::{_PORT})?/?", re.ASCII)
 _REDIS_NODE = re.compile(rf"[\w.-]+:{_PORT}", re.ASCII)
+_REDIS_URL = re.compile(
+    rf"redis(?P<tls>s)?://(?P<login>(?P<user>[\w.-]*):[^@/?#,\s]*@)?(?P<host>[\w.-]+)(?::(?P<port>{_PORT}))?"
+    r"(?:/(?P<db>\d{1,3})?)?(?:\?[^@\s]*)?",
+    re.ASCII,
+)
 # The node stands before the options, and answers have to be bytes.
 _NO_OPTIONS = {"host", "port", "decode_responses", "encoding", "encoding_errors"}
 _PLAIN = {str, int, float, bool, type(None)}
@@ -60,8 +65,8 @@ def checked_redis_connection(connection: str, known: Mapping[str, Any] | None) -
     for name, value in options:
         if name == "password":
             keep_secret(value)
-    if connection.startswith(("redis://", "rediss://")):
-        raise ValueError("is a redis:// URL, which Feast does not read: write host:port,ssl=true,password=...")
+    if parts[0].startswith(("redis://", "rediss://")):
+        raise ValueError(f"is a redis:// URL, which Feast does not read: write {_as_feast_writes(connection)}")
     if "=" in parts[0] or not all(_REDIS_NODE.fullmatch(node) for node in nodes) or (known and len(nodes) > 1):
         raise ValueError("is no host:port,option=value,...; a password must have no comma, Feast cuts it there")
     if any(name in _NO_OPTIONS or (known and not _is_plain(name, known)) for name, _ in options):
@@ -72,6 +77,19 @@ def checked_redis_connection(connection: str, known: Mapping[str, Any] | None) -
         if known and not _fits(_as_feast_reads(value), known[name]):
             raise ValueError(f"has a value of {name} that the client of Redis does not take")
     return connection
+
+
+def _as_feast_writes(url: str) -> str:
+    """Return a redis:// URL in Feast's form; without its password, and what it does not say for sure stays general."""
+    found = _REDIS_URL.fullmatch(url)
+    if not found:
+        return "host:port,ssl=true,password=..."
+    options = ["ssl=true"] if found["tls"] else []
+    if found["login"]:
+        options += [*([f"username={found['user']}"] if found["user"] else []), "password=..."]
+    options += [f"db={found['db']}"] if found["db"] and int(found["db"]) else []
+    as_it_is = ", with the password as it is, without %xx" if found["login"] else ""
+    return ",".join([f"{found['host']}:{found['port'] or 6379}", *options]) + as_it_is
 
 
 def _is_plain(name: str, known: Mapping[str, Any]) -> bool:

@@ -47,12 +47,14 @@ def publish(
     *,
     engine: str = ENGINE_REDIS,
     force: bool = False,
+    replicas: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Published:
     """Make the snapshot at `path` the online values of the feature view `name`, and record that in the registry.
 
     With the Redis engine, entities that the view no longer has lose their values, and a row that Redis has from a
-    later instant stays, unless `force`. `progress` is told the rows done so far. Raises `PipelineError` where the
+    later instant stays, unless `force`; the rows are with so many `replicas` of each Redis, too, before anything is
+    removed or recorded. `progress` is told the rows done so far. Raises `PipelineError` where the
     online store fails, or has something else than a row under a key: each row then has either its old or its new
     values, how many is said, and publishing again completes it.
     """
@@ -63,7 +65,7 @@ def publish(
         return Published(rows=open_snapshot(path).metadata.num_rows)
     fault_point("online: before")
     over = LATEST if force else None
-    written = _write(store, view, as_of, path, over, progress)
+    written = _write(store, view, as_of, path, over, replicas, progress)
     fault_point("online: written")
     removed = attempts()(redis_engine.remove_departed, store, view, over or as_of, path, scan=force)
     fault_point("online: departed removed")
@@ -79,13 +81,13 @@ def publish(
     return Published(written.rows, written.newer, removed)
 
 
-def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path) -> Published:
+def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path, *, replicas: int = 0) -> Published:
     """Make the snapshot at `path` the online values of `name` in place of newer ones, and the registry say so.
 
     Whatever else is online of the view goes. Raises `PipelineError` as `publish` does; doing it again completes it.
     """
     view = registered_view(store, name)
-    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=LATEST)
+    written = attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=LATEST, replicas=replicas)
     fault_point("rollback: written")
     removed = attempts()(redis_engine.remove_all_but, store, view, path)
     fault_point("rollback: others removed")
@@ -100,6 +102,7 @@ def _write(
     as_of: datetime,
     path: Path,
     over: datetime | None,
+    replicas: int,
     progress: Callable[[int], None],
 ) -> Written:
     """Write the rows; where that breaks off, the error says how far the best attempt has come."""
@@ -111,7 +114,9 @@ def _write(
         progress(rows)
 
     try:
-        return attempts()(redis_engine.write_snapshot_rows, store, view, as_of, path, over=over, progress=told)
+        return attempts()(
+            redis_engine.write_snapshot_rows, store, view, as_of, path, over=over, replicas=replicas, progress=told
+        )
     except PipelineError as error:
         total = open_snapshot(path).metadata.num_rows
         # where the connection broke, Redis may have written more than it could confirm
@@ -123,7 +128,7 @@ def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
     """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
 
     All keys of Redis are looked through; those of other projects stay as they are. Raises `PipelineError` where there
-    is no snapshot, the view is registered with another folder, the online store is not a single Redis, or it fails.
+    is no snapshot, the view is registered with another folder, the online store is not Redis, or it fails.
     """
     redis_engine.check_layout(store)
     view = registered_view(store, name)

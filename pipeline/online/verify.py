@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast import FeatureStore
-from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
+from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.specs import snapshot_schema
@@ -51,7 +51,7 @@ def verify(
     Returns one result per feature.
 
     With `sample`, so many entities of the snapshot, chosen at random. Without it all of them, and those that only the
-    online store has (where that is a single Redis, whose keys can be listed). Raises `PipelineError` where there is no
+    online store has (where that is Redis, whose keys can be listed). Raises `PipelineError` where there is no
     snapshot, the view is not registered, or with another folder, or the online store fails.
     """
     registered = registered_view(store, view)
@@ -108,6 +108,5 @@ def _count(flags: pa.Array) -> int:
 
 
 def can_be_listed(store: FeatureStore) -> bool:
-    """Return whether the online store is a single Redis."""
-    config = store.config.online_store
-    return isinstance(config, RedisOnlineStoreConfig) and config.redis_type == RedisType.redis
+    """Return whether the online store is Redis."""
+    return isinstance(store.config.online_store, RedisOnlineStoreConfig)

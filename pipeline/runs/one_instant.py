@@ -325,6 +325,7 @@ class _Materialization:
             snapshot_path(self.settings.feature_data_dir, view, self.as_of),
             engine=self.engine,
             force=self.force,
+            replicas=self.settings.redis_wait_replicas,
             progress=lambda done: self.progress(view, "publishing", done / max(rows, 1)),
         )
         if done.removed:

@@ -17,7 +17,7 @@ from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts, retrying_for
-from pipeline.base.settings import load_settings
+from pipeline.base.settings import Settings, load_settings
 from pipeline.base.stop import raise_if_stopped
 from pipeline.base.views import ENGINE_REDIS
 from pipeline.online import publish as online
@@ -68,15 +68,15 @@ def rollback(view: str, as_of: datetime, reason: str | None = None, *, wait: flo
             raise PipelineError(f"{view} is online as of {as_of.isoformat()} already: nothing is rolled back")
         Holds(store).put(view, as_of, reason)
         fault_point("rollback: held")
-        return _complete(store, data_dir, view, lock)
+        return _complete(store, settings, view, lock)
 
 
-def finish_rollbacks(store: FeatureStore, data_dir: Path, views: list[str], lock: RunLock) -> None:
+def finish_rollbacks(store: FeatureStore, settings: Settings, views: list[str], lock: RunLock) -> None:
     """Complete the rollbacks of `views` that have died. One that fails is logged: its view stays on hold."""
     for view, hold in attempts()(Holds(store).all).items():
         if view in views and not hold.is_done:
             try:
-                _complete(store, data_dir, view, lock)
+                _complete(store, settings, view, lock)
             except PipelineError as error:
                 raise_if_stopped()
                 logger.error("%s: its rollback cannot be finished: %s", view, error, extra={"view": view})
@@ -107,8 +107,9 @@ def _snapshot_of(data_dir: Path, view: str, as_of: datetime) -> Path:
     return path
 
 
-def _complete(store: FeatureStore, data_dir: Path, view: str, lock: RunLock) -> RolledBack:
+def _complete(store: FeatureStore, settings: Settings, view: str, lock: RunLock) -> RolledBack:
     """Do what the hold of `view` says, from the start, and tell the ledger."""
+    data_dir = settings.feature_data_dir
     hold = Holds(store).all()[view]
     result = ViewResult(view, note=hold.reason)
     run = Run(hold.as_of, [view], backend_pid=lock.backend_pid, results={view: result}, succeeds_as=ROLLED_BACK)
@@ -117,7 +118,7 @@ def _complete(store: FeatureStore, data_dir: Path, view: str, lock: RunLock) -> 
         keep_up(data_dir, view)  # the columns of now, which are the online ones
         moved = move_newer(data_dir, view, hold.as_of)
         lock.check()
-        done = online.put_back(store, view, hold.as_of, path)
+        done = online.put_back(store, view, hold.as_of, path, replicas=settings.redis_wait_replicas)
         features = attempts()(verify, store, data_dir, view, sample=VERIFIED_ENTITIES)
         if wrong := sum(feature.wrong for feature in features):
             raise PipelineError(f"{view}: {wrong} values read back are not those of the snapshot {path}: run it again")

@@ -11,8 +11,8 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from redis import Redis
 
+from pipeline.online.redis.connections import Client, primaries
 from pipeline.online.redis.layout import RowEncoder
 from pipeline.snapshots.files import open_snapshot, set_aside_in
 
@@ -29,7 +29,7 @@ def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
                 yield _absent(ids, newest)
 
 
-def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterator[pa.Array]:
+def departed_online(client: Client, encoder: RowEncoder, newest: Path) -> Iterator[pa.Array]:
     """Yield the ids of entities that have a key in Redis and are not in `newest`, by a scan of all keys.
 
     An id may come twice, as SCAN may return a key twice.
@@ -45,13 +45,14 @@ def departed_online(client: Redis, encoder: RowEncoder, newest: Path) -> Iterato
         yield _absent(pa.concat_arrays(batches), newest)
 
 
-def scan(client: Redis, encoder: RowEncoder) -> Iterator[pa.Array]:
+def scan(client: Client, encoder: RowEncoder) -> Iterator[pa.Array]:
     """Yield the ids of all entities that have a key in Redis; one may come twice."""
-    cursor = None
-    while cursor != 0:
-        answer = client.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
-        cursor, keys = cast(tuple[int, list[bytes]], answer)
-        yield encoder.ids(pa.array(keys, pa.binary()))
+    for node in primaries(client):
+        cursor = None
+        while cursor != 0:
+            answer = node.scan(cursor or 0, match=encoder.key_pattern, count=_SCAN_COUNT)
+            cursor, keys = cast(tuple[int, list[bytes]], answer)
+            yield encoder.ids(pa.array(keys, pa.binary()))
 
 
 def _ids(snapshot: Path) -> Iterator[pa.Array]:

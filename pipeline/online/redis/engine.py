@@ -15,13 +15,16 @@ from typing import cast
 import feast
 import pyarrow as pa
 from feast import FeatureStore, FeatureView, Field
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
-from redis import Redis, RedisError, exceptions
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, _versioned_fv_name
+from redis import Redis, RedisCluster, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
+from pipeline.online.redis.cluster import Block, call_head
+from pipeline.online.redis.connections import Client, connect, primaries
 from pipeline.online.redis.departed import departed_online, departed_since, scan
-from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
-from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
+from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, bulk_keys, serialized_stamp
+from pipeline.online.redis.scripts import write_row
+from pipeline.online.redis.writer import Rows, Written, delete_rows, write_calls, write_rows
 from pipeline.online.redis.writer import unowned_fields as delete_unowned
 from pipeline.snapshots.files import (
     LATEST,
@@ -40,7 +43,7 @@ _ENCODE_ROWS = 512
 _FALLBACK = "publish with --engine feast, which is slower and works with every online store"
 _FULL = "its memory is full (maxmemory) and it may not evict: give it more, or free some"
 _REPLICA = "this is a replica: name the primary in feature_store.yaml"
-_CLUSTER = f"this is a node of a cluster: set redis_type: redis_cluster in feature_store.yaml and {_FALLBACK}"
+_CLUSTER = "this is a node of a cluster: set redis_type: redis_cluster in feature_store.yaml"
 # What Redis answers, or what its client makes of it, and what to do about it.
 _ADVICE = {
     "OOM ": _FULL,
@@ -49,12 +52,15 @@ _ADVICE = {
     "read only replica": _REPLICA,
     "MOVED ": _CLUSTER,
     "CROSSSLOT ": _CLUSTER,
-    "CLUSTERDOWN ": _CLUSTER,
+    "CLUSTERDOWN ": "a primary is down and no replica has taken its place yet: see `redis-cli cluster nodes`",
     "Cluster mode is not enabled": "this is a single server: leave out redis_type in feature_store.yaml",
-    "No master found": "check that its Sentinels are up, and that sentinel_master is what they call it",
+    "Argument 'db'": "leave out db in feature_store.yaml: a cluster has one database",
+    "No master found": "check that its Sentinels are up and call it by sentinel_master; if they ask for a password or "
+    "TLS: Feast has no password for them, only for the master",
     "unknown command `SENTINEL`": "this is no Sentinel: name the Sentinels, or leave out redis_type",
     "invalid username-password pair": "check the user and the password in feature_store.yaml",
     "Authentication required": "set the password in feature_store.yaml",
+    "user executing the script can't run": "give its user the rights in deploy/sql/redis_users.conf",
     "no permissions": "give its user the rights in deploy/sql/redis_users.conf",
     "WRONGTYPE ": "another program has written a key of this project",
     "CERTIFICATE_VERIFY_FAILED": "check ssl_ca_certs, and that its certificate is of this host name and not expired",
@@ -69,6 +75,7 @@ _PASSING = (
     exceptions.TimeoutError,
     exceptions.MasterDownError,
     exceptions.TryAgainError,
+    exceptions.ClusterDownError,
     ConnectionError,
     TimeoutError,
 )
@@ -84,8 +91,6 @@ def check_layout(store: FeatureStore) -> None:
         )
     if not isinstance(config.online_store, RedisOnlineStoreConfig):
         raise PipelineError(f"The online store is not Redis but {config.online_store.type}: {_FALLBACK}")
-    if config.online_store.redis_type != RedisType.redis:
-        raise PipelineError(f"The Redis engine does not write to a {config.online_store.redis_type.value}: {_FALLBACK}")
     if config.entity_key_serialization_version != 3:
         raise PipelineError("feature_store.yaml: entity_key_serialization_version has to be 3")
 
@@ -93,9 +98,8 @@ def check_layout(store: FeatureStore) -> None:
 def check_connection(store: FeatureStore) -> None:
     """Raise `PipelineError` at once where Redis cannot be reached: its client would try for seconds, per view."""
     with translated_errors():
-        client = redis_client(store)  # of a cluster or a Sentinel, it asks for the nodes
-        if isinstance(client, Redis):  # a cluster has a pool per node
-            with connect(client) as connection:
+        for node in primaries(redis_client(store)):  # a cluster or a Sentinel is asked for them
+            with connect(node) as connection:
                 connection.send_command("PING")
                 connection.read_response()
 
@@ -107,18 +111,28 @@ def write_snapshot_rows(
     path: Path,
     *,
     over: datetime | None = None,
+    replicas: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
-    """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`, or `over`."""
-    client, stamp = redis_client(store), serialized_stamp(as_of)
+    """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`, or `over`.
+
+    At the end waits until so many `replicas` of each node have them.
+    """
+    stamp = serialized_stamp(as_of)
     with translated_errors():
-        encoder = row_encoder(store, view, persistent=_some_keys_expire(client))
+        client = redis_client(store)
+        encoder = row_encoder(store, view, persistent=any(map(_some_keys_expire, primaries(client))))
+        if isinstance(client, RedisCluster):
+            script = write_row(encoder.expiry, over_newer=over is not None)
+            blocks = _calls(encoder, path, stamp, script)
+            return write_calls(client, script, blocks, replicas=replicas, progress=progress)
         return write_rows(
             client,
             _encoded(encoder, path, stamp),
             project=store.project,
             stamp_field=encoder.stamp_field,
             stamp=serialized_stamp(over) if over else stamp,
+            replicas=replicas,
             progress=progress,
         )
 
@@ -174,10 +188,10 @@ def unowned_fields(store: FeatureStore, *, delete: bool = False) -> int:
         return delete_unowned(client, keys, owned=owned, delete=delete)
 
 
-def redis_client(store: FeatureStore) -> Redis:
+def redis_client(store: FeatureStore) -> Client:
     """Return the client that Feast's Redis store makes from feature_store.yaml."""
     online_store = cast(RedisOnlineStore, store._get_provider().online_store)
-    return cast(Redis, online_store._get_client(store.config.online_store))
+    return cast(Client, online_store._get_client(store.config.online_store))
 
 
 def row_encoder(store: FeatureStore, view: FeatureView, *, persistent: bool = False) -> RowEncoder:
@@ -242,11 +256,22 @@ def advice_for(text: str) -> str:
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
+    for batch in _batches(path):
+        keys = encoder.bulk_keys(batch.column("asset_id"))
+        yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
+
+
+def _calls(encoder: RowEncoder, path: Path, stamp: bytes, script: bytes) -> Iterator[Block]:
+    head = call_head(script, encoder.arguments)
+    for batch in _batches(path):
+        keys = encoder.keys(batch.column("asset_id"))
+        yield keys, encoder.calls(batch, bulk_keys(keys), stamp, head)
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     for read in open_snapshot(path).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
-            batch = read.slice(start, _ENCODE_ROWS)
-            keys = encoder.bulk_keys(batch.column("asset_id"))
-            yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
+            yield read.slice(start, _ENCODE_ROWS)
 
 
 def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:

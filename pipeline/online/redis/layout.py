@@ -53,14 +53,16 @@ class RowEncoder:
     ) -> None:
         self.stamp_field = f"_ts:{view}".encode()
         self._key_prefix = serialize_entity_key_prefix([join_key]) + ValueType.STRING.to_bytes(4, "little")
+        #: The command, without the key, that limits how long a row lives or ends such a limit; none by default.
+        self.expiry = (b"EXPIRE", b"%d" % ttl_seconds) if ttl_seconds else (b"PERSIST",) if persistent else ()
         #: How many commands of `updates` belong to one row.
-        self.commands_per_row = 2 if ttl_seconds or persistent else 1
+        self.commands_per_row = 2 if self.expiry else 1
+        #: How many words a row sets: fields and values.
+        self.arguments = 2 + 2 * len(features)
         self._project = project.encode()
         self._fields = {f.name: _mmh3(f"{view}:{f.name}") for f in features}
         self._names = {dtype: [f.name for f in features if f.dtype == dtype] for dtype in ENCODED_TYPES}
         self._slots = {dtype: self._row_of_slots(dtype) for dtype in _VALUE_SLOTS if self._names[dtype]}
-        self._ttl = bulk_strings(b"%d" % ttl_seconds) if ttl_seconds else None
-        self._persistent = persistent
 
     @property
     def key_pattern(self) -> bytes:
@@ -74,12 +76,11 @@ class RowEncoder:
 
     def keys(self, ids: pa.Array) -> pa.Array:
         """Return the Redis key of each entity id."""
-        return _join(self._key_prefix, _little_endian(pc.binary_length(ids)), ids, self._project)
+        return joined(self._key_prefix, _little_endian(pc.binary_length(ids)), ids, self._project)
 
     def bulk_keys(self, ids: pa.Array) -> pa.Array:
         """Return the Redis key of each entity id, as a bulk string of the protocol."""
-        keys = self.keys(ids)
-        return _join(b"$", _decimal(pc.binary_length(keys)), _LINE_END, keys, _LINE_END)
+        return bulk_keys(self.keys(ids))
 
     def ids(self, keys: pa.Array) -> pa.Array:
         """Return the entity ids of those Redis `keys` that are keys of this project and join key.
@@ -104,19 +105,26 @@ class RowEncoder:
 
     def updates(self, batch: pa.RecordBatch, keys: pa.Array, stamp: bytes) -> pa.Array:
         """Return, per row, the command that sets every feature and the timestamp `stamp`; `keys` as of `bulk_keys`."""
-        head = b"*%d\r\n$4\r\nHSET\r\n" % (4 + 2 * len(self._fields))
+        head = b"*%d\r\n$4\r\nHSET\r\n" % (2 + self.arguments)
+        parts = [head, keys, *self._arguments(batch, stamp)]
+        if self.expiry:
+            command, *limit = self.expiry
+            parts += [b"*%d\r\n" % (2 + len(limit)) + bulk_strings(command), keys, bulk_strings(*limit)]
+        return joined(*parts)
+
+    def calls(self, batch: pa.RecordBatch, keys: pa.Array, stamp: bytes, head: bytes) -> pa.Array:
+        """Return, per row, `head`, its key, and as `arguments` what `updates` sets."""
+        return joined(head, keys, *self._arguments(batch, stamp))
+
+    def _arguments(self, batch: pa.RecordBatch, stamp: bytes) -> list[bytes | pa.Array]:
         # the timestamp first, as in Feast: a small hash is searched from its start, for this before each write
-        parts: list[bytes | pa.Array] = [head, keys, bulk_strings(self.stamp_field, stamp)]
+        parts: list[bytes | pa.Array] = [bulk_strings(self.stamp_field, stamp)]
         for dtype, slots in self._slots.items():
             encode = self._integers if dtype == Int32 else self._floats
             parts.append(encode(batch.select(self._names[dtype]), slots))
         for name in self._names[String]:
             parts += [bulk_strings(self._fields[name]), _string_values(batch.column(name))]
-        if self._ttl:
-            parts += [b"*3\r\n$6\r\nEXPIRE\r\n", keys, self._ttl]
-        elif self._persistent:
-            parts += [b"*2\r\n$7\r\nPERSIST\r\n", keys]
-        return _join(*parts)
+        return parts
 
     def _row_of_slots(self, dtype: FeastType) -> np.ndarray:
         """Return the fields of a type in one row, one line of bytes each, with zeros where the value goes."""
@@ -171,7 +179,12 @@ def bulk_strings(*texts: bytes) -> bytes:
     return b"".join(b"$%d\r\n%s\r\n" % (len(text), text) for text in texts)
 
 
-def _join(*parts: bytes | pa.Array) -> pa.Array:
+def bulk_keys(keys: pa.Array) -> pa.Array:
+    """Return each of the keys as a bulk string of the protocol."""
+    return joined(b"$", _decimal(pc.binary_length(keys)), _LINE_END, keys, _LINE_END)
+
+
+def joined(*parts: bytes | pa.Array) -> pa.Array:
     """Return the parts of each row as one binary value; bytes are the same in every row."""
     columns = [
         pa.scalar(part, pa.binary()) if isinstance(part, bytes) else part.cast(pa.binary(), safe=False)
@@ -209,7 +222,7 @@ def _string_values(strings: pa.Array) -> pa.Array:
     used[:, :, 1:] = follows[:, :, :-1]
     prefixes = _binary(varint, used)
     sizes = _decimal(pc.add(pc.add(lengths, 1), pc.binary_length(prefixes)))
-    values = _join(b"$", sizes, _LINE_END + _STRING_TAG, prefixes, strings.fill_null(""), _LINE_END)
+    values = joined(b"$", sizes, _LINE_END + _STRING_TAG, prefixes, strings.fill_null(""), _LINE_END)
     return pc.if_else(strings.is_valid(), values, pa.scalar(bulk_strings(b""), pa.binary()))
 
 

@@ -1,6 +1,7 @@
 """The scripts with which Redis compares event timestamps itself, as it writes and deletes rows."""
 
 import re
+from collections.abc import Sequence
 
 # ARGV: the field of the event timestamp, and its new value: a serialized Timestamp, whose field 1 is seconds and
 # field 2 nanoseconds, both varints of 64 bits. What is no Timestamp is not newer.
@@ -25,7 +26,7 @@ local function is_newer(key)
         local ok, s2, n2 = pcall(instant, stamp)
         seen, newer = stamp, ok and (s2 > s or s2 == s and n2 > n)
     end
-    return newer
+    return newer, stamp
 end
 """
 # KEYS: the rows, then the names for those that are newer. Returns how many are.
@@ -47,6 +48,19 @@ if redis.call('EXISTS', unpack(KEYS, 1, rows)) > 0 then
         if redis.call('EXISTS', KEYS[i]) > 0 then redis.call('RENAME', KEYS[i], KEYS[rows + i]) end
     end
 end
+"""
+# KEYS: a row. ARGV: all that is set in it. Returns 1 where what Redis has is newer, 0 where it is set. What cannot be
+# compared, because the key is of another type or a right is missing, is not written either.
+_COMPARE = """
+local newer, stamp = is_newer(KEYS[1])
+if newer then return 1 end
+if type(stamp) == 'table' then return stamp end
+"""
+_WRITE = """
+local done = redis.pcall('HSET', KEYS[1], unpack(ARGV))
+if type(done) == 'table' then return done end
+%s
+return 0
 """
 # KEYS: the rows. Further ARGV: the other fields to delete. Returns how many had any: a key of another type has none.
 _DELETE = """
@@ -83,6 +97,13 @@ return count
 def _script(*parts: str) -> bytes:
     """Return a script without its indentation: Redis hashes the text with each call, and slowly."""
     return re.sub(r"\n\s*", "\n", "".join(parts)).strip().encode()
+
+
+def write_row(expiry: Sequence[bytes] = (), *, over_newer: bool = False) -> bytes:
+    """Return the script that writes a row, and then does `expiry` to its key, such as (b"EXPIRE", b"60")."""
+    command, *limit = [f"'{word.decode()}'" for word in expiry] or [""]
+    write = _WRITE % (f"redis.call({', '.join([command, 'KEYS[1]', *limit])})" if expiry else "")
+    return _script(write) if over_newer else _script(_IS_NEWER, _COMPARE, write)
 
 
 HOLD_NEWER = _script(_IS_NEWER, _HOLD)

@@ -12,20 +12,17 @@ that their commands are allowed is asked beforehand.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from socket import socket
-from typing import Any, cast
+from itertools import takewhile
 
-import hiredis
 import pyarrow as pa
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, DefaultParser
-from redis.retry import Retry
+from redis import Redis, RedisCluster, RedisError
 
 from pipeline.base.fault_points import fault_point
-from pipeline.online.redis.layout import bulk_strings
+from pipeline.online.redis.cluster import Block, call_head, evaluated
+from pipeline.online.redis.connections import Client, Conversation, connect, first_error
+from pipeline.online.redis.layout import bulk_keys, bulk_strings, joined
 from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER, UNOWNED
 
 # Redis keeps the words of a transaction until its end: the more there are, the further its allocator has to look.
@@ -66,16 +63,18 @@ def write_rows(
     project: str,
     stamp_field: bytes,
     stamp: bytes,
+    replicas: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
     """Execute the commands of each row whose event timestamp in Redis, in `stamp_field`, is not newer than `stamp`.
 
-    `progress` is told the rows done so far. Raises the client's `RedisError`, or `OSError`, where Redis fails; rows
-    that are under way then are counted, where it still answers.
+    `progress` is told the rows done so far; at the end, so many `replicas` have them. Raises the client's `RedisError`,
+    or `OSError`, where Redis fails; rows that are under way then are counted, where it still answers.
     """
     written = Written()
     with connect(client) as connection, ExitStack() as stack:
-        transactions = _Transactions(connection, project, stamp_field, stamp)
+        node = Conversation(connection)
+        transactions = _Transactions(node, project, stamp_field, stamp)
         transactions.check_rights()
         stack.callback(lambda: progress(written.rows))
         ahead: deque[Rows] = deque()
@@ -92,11 +91,39 @@ def write_rows(
             transactions.receive(rows, written)
         if transactions.error:
             raise transactions.error
+        node.confirm(replicas)
+    return written
+
+
+def write_calls(
+    client: RedisCluster,
+    script: bytes,
+    blocks: Iterable[Block],
+    *,
+    replicas: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Written:
+    """Do on a cluster what `write_rows` does on one Redis, by calls of a script of `write_row`."""
+    written, errors = Written(), list[RedisError]()
+    with ExitStack() as stack:
+        stack.callback(lambda: progress(written.rows))
+        for keys, replies in evaluated(client, script, takewhile(lambda _: not errors, blocks), replicas=replicas):
+            fault_point("redis: sent")
+            failed = [row for row, reply in enumerate(replies) if isinstance(reply, Exception)]
+            refused = [row for row in failed if str(replies[row]).startswith("WRONGTYPE")]
+            written.refused += [keys[row].as_py() for row in refused]
+            written.rows += len(replies) - len(failed)
+            written.newer += replies.count(1)
+            if error := first_error(replies[row] for row in failed if row not in refused):
+                errors.append(error)
+            progress(written.rows)
+    if errors:
+        raise errors[0]
     return written
 
 
 def delete_rows(
-    client: Redis, blocks: Iterable[pa.Array], *, fields: Iterable[bytes], stamp_field: bytes, stamp: bytes
+    client: Client, blocks: Iterable[pa.Array], *, fields: Iterable[bytes], stamp_field: bytes, stamp: bytes
 ) -> int:
     """Delete `fields` and `stamp_field` of the rows whose event timestamp is not newer than `stamp`; return how many.
 
@@ -105,7 +132,7 @@ def delete_rows(
     return _evaluated(client, DELETE_OLDER, blocks, stamp_field, stamp, *fields)
 
 
-def unowned_fields(client: Redis, blocks: Iterable[pa.Array], *, owned: Iterable[bytes], delete: bool) -> int:
+def unowned_fields(client: Client, blocks: Iterable[pa.Array], *, owned: Iterable[bytes], delete: bool) -> int:
     """Return how many fields of the rows are Feast's and not `owned`; `delete` them, if asked to.
 
     Raises the client's `RedisError`, or `OSError`, where Redis fails.
@@ -113,12 +140,20 @@ def unowned_fields(client: Redis, blocks: Iterable[pa.Array], *, owned: Iterable
     return _evaluated(client, UNOWNED, blocks, b"1" if delete else b"0", *owned)
 
 
-def _evaluated(client: Redis, script: bytes, blocks: Iterable[pa.Array], *arguments: bytes) -> int:
+def _evaluated(client: Client, script: bytes, blocks: Iterable[pa.Array], *arguments: bytes) -> int:
     """Return the sum of what `script` returns for some keys at a time; `blocks` are keys, as clients take them.
 
     Not a transaction but a script, which a Redis that is full executes as well.
     """
     total = 0
+    if isinstance(client, RedisCluster):
+        head, tail = call_head(script, len(arguments)), bulk_strings(*arguments)
+        calls = ((keys, joined(head, bulk_keys(keys), tail)) for keys in blocks if len(keys))
+        for _, replies in evaluated(client, script, calls):
+            if error := first_error(replies):
+                raise error
+            total += sum(replies)
+        return total
     with ExitStack() as stack:
         connection = None  # nearly always there are no keys: then no connection is made
         for block in blocks:
@@ -130,28 +165,11 @@ def _evaluated(client: Redis, script: bytes, blocks: Iterable[pa.Array], *argume
     return total
 
 
-@contextmanager
-def connect(client: Redis) -> Iterator[AbstractConnection]:
-    """Yield a connection of our own, made as the client makes its, and without its retries.
-
-    It never gets into the client's pool: half a transaction may be on it.
-    """
-    connection = cast(AbstractConnection, client.connection_pool.make_connection())
-    connection.retry = Retry(NoBackoff(), 0)
-    try:
-        connection.connect()
-        yield connection
-    finally:
-        connection.disconnect()
-
-
 class _Transactions:
     """The transactions of one connection: `send` blocks of rows, and `receive` the outcome of each in turn."""
 
-    def __init__(self, connection: AbstractConnection, project: str, stamp_field: bytes, stamp: bytes) -> None:
-        self._connection = connection
-        self._socket = cast(socket, connection._sock)
-        self._reader = hiredis.Reader()
+    def __init__(self, node: Conversation, project: str, stamp_field: bytes, stamp: bytes) -> None:
+        self._node = node
         self._stamp = bulk_strings(stamp_field, stamp)
         #: What Redis has said first against a transaction.
         self.error: RedisError | None = None
@@ -163,16 +181,19 @@ class _Transactions:
         They queue up and are discarded: none is executed.
         """
         name = self._held[0]
-        self._connection.send_packed_command(
-            [
-                b"*1\r\n$5\r\nMULTI\r\n",
-                b"*3\r\n$4\r\nHGET\r\n" + name + name,
-                b"*2\r\n$6\r\nEXISTS\r\n" + name,
-                b"*3\r\n$6\r\nRENAME\r\n" + name + self._held[1],
-                b"*1\r\n$7\r\nDISCARD\r\n",
-            ]
+        self._node.send(
+            b"*1\r\n$5\r\nMULTI\r\n"
+            b"*3\r\n$4\r\nHGET\r\n"
+            + name
+            + name
+            + b"*2\r\n$6\r\nEXISTS\r\n"
+            + name
+            + b"*3\r\n$6\r\nRENAME\r\n"
+            + name
+            + self._held[1]
+            + b"*1\r\n$7\r\nDISCARD\r\n"
         )
-        if error := _first_error([self._reply() for _ in range(5)]):
+        if error := first_error([self._node.reply() for _ in range(5)]):
             raise error
 
     def send(self, rows: Rows) -> None:
@@ -195,17 +216,17 @@ class _Transactions:
                 keys[start:stop],
                 b"*1\r\n$4\r\nEXEC\r\n",
             ]
-        self._connection.send_packed_command([b"".join(parts)])
+        self._node.send(b"".join(parts))
 
     def receive(self, rows: Rows, written: Written) -> None:
         """Wait for the outcome of the transactions of a block, add it to `written` and keep the first error."""
         for start, stop in _spans(rows):
             commands = (stop - start) * rows.commands_per_row
-            queued = [self._reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
-            executed = self._reply()
+            queued = [self._node.reply() for _ in range(commands + 3)]  # MULTI, and each command between it and EXEC
+            executed = self._node.reply()
             if not isinstance(executed, list):
                 # EXEC only says that it was aborted: the reason is the reply to the first command that Redis refused
-                self.error = self.error or _first_error([*queued, executed])
+                self.error = self.error or first_error([*queued, executed])
                 continue
             held, *replies, released = executed
             step = rows.commands_per_row
@@ -214,16 +235,8 @@ class _Transactions:
             written.refused += [_text_of(rows.keys[start + row].as_py()) for row in refused]
             written.rows += stop - start - len(failed)
             others = [reply for row, reply in failed.items() if row not in refused]
-            self.error = self.error or _first_error([held, *others, released])
+            self.error = self.error or first_error([held, *others, released])
             written.newer += held if isinstance(held, int) else 0
-
-    def _reply(self) -> Any:
-        while (reply := self._reader.gets()) is False:
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise ConnectionResetError("Redis closed the connection")
-            self._reader.feed(data)
-        return reply
 
 
 class _Bytes:
@@ -246,13 +259,3 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
 
 def _text_of(bulk_string: bytes) -> bytes:
     return bulk_string.split(b"\r\n", 1)[1][:-2]
-
-
-def _first_error(replies: Iterable[object]) -> RedisError | None:
-    """Return the first error among the replies, as the client would raise it; None if there is none."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            error = DefaultParser.parse_error(str(reply))  # type: ignore[no-untyped-call]  # redis has no types for it
-            error.args = (str(reply),)  # the client would take the code off what Redis said
-            return cast(RedisError, error)
-    return None

@@ -1,26 +1,31 @@
 """Redis, the online store: reachable, a primary that takes writes, with room, and that forgets nothing silently."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.repo_config import RepoConfig
-from redis import Redis, RedisError
+from redis import Redis, RedisCluster, RedisError
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.connection import AbstractConnection
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisClusterException
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from pipeline.base.clock import duration
 from pipeline.base.errors import first_line
 from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS
+from pipeline.online.redis.cluster import key_slots, script_sha
+from pipeline.online.redis.connections import connect
 from pipeline.online.redis.engine import advice_for
 from pipeline.online.redis.layout import RowEncoder
-from pipeline.online.redis.writer import connect
-from pipeline.operations.doctor.check import Check, Subject
+from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.redis_rows import check_rows
 from pipeline.operations.doctor.transport import check_transport
@@ -33,7 +38,10 @@ _ACL = "deploy/sql/redis_users.conf"
 _NOT_CHECKED = ("TLS", "clock", "mode", "role", "memory", "eviction", "persistence", "writes", "rows", "time-outs")
 
 # A key of the project that no entity has: commands are tried on it, and given up before any is executed.
-_NOBODY = "00000000-0000-0000-0000-000000000000"
+_NOBODY = "-0000-0000-0000-000000000000"
+# So many of them that each node of a cluster has one.
+_TRIED_KEYS = 10_000
+_TRIED_SCRIPT = b"return redis.call('HGET', KEYS[1], ARGV[1])"
 _TRIED = {
     "HSET": ("field", "value"),
     "HDEL": ("field",),
@@ -51,45 +59,105 @@ def check_redis(config: RepoConfig) -> Iterator[Check]:
     if not isinstance(online, RedisOnlineStoreConfig):
         yield REDIS.fails("type", f"the online store is {online.type}", "publish to it with --engine feast")
         return
-    if online.redis_type != RedisType.redis:
-        yield REDIS.warning(
-            "type",
-            f"a {online.redis_type.value}: the Redis engine does not write to it, and the doctor looks at none",
-            "publish with --engine feast",
-        )
-        return
-    nodes, options = RedisOnlineStore._parse_connection_string(online.connection_string)
-    host, port = nodes[0]["host"], nodes[0]["port"]
+    places, options = RedisOnlineStore._parse_connection_string(online.connection_string)
+    where = ", ".join(f"{place['host']}:{place['port']}" for place in places)
     limits = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
-    with Redis(host=host, port=port, **options | limits, retry=Retry(NoBackoff(), 0)) as client:
-        try:
-            client.ping()
-        except (RedisError, OSError) as error:
-            reason = first_line(error)
-            if "MISCONF" not in reason:  # it cannot save, and refuses even this: the checks below say so
-                yield REDIS.fails("connection", f"{host}:{port}: {reason}", advice_for(reason))
-                yield REDIS.not_checked(_NOT_CHECKED, "no connection")
-                return
-        try:
-            yield from _connected(client, config, host, port, options)
-        except (RedisError, OSError) as error:
-            yield REDIS.fails("session", first_line(error), "look at its log and its load; then run doctor again")
+    try:
+        nodes = _nodes(online, places, options | limits)
+    except (RedisError, RedisClusterException, OSError) as error:
+        reason = first_line(error).split(" : <")[0]
+        yield REDIS.fails("connection", f"{where}: {reason}", advice_for(reason))
+        yield REDIS.not_checked(_NOT_CHECKED, "no connection")
+        return
+    found = {}
+    for node in nodes:
+        with node.client:
+            found[node.name] = list(_node_checks(node, config, options))
+    yield from _together(found)
 
 
-def _connected(client: Redis, config: RepoConfig, host: str, port: str, options: Mapping[str, Any]) -> Iterator[Check]:
+@dataclass(frozen=True)
+class _Node:
+    """A server that takes writes; of a cluster it `owns` some slots."""
+
+    client: Redis
+    host: str
+    port: int
+    owns: Callable[[int], bool] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _nodes(online: RedisOnlineStoreConfig, places: list[dict[str, str]], options: Mapping[str, Any]) -> list[_Node]:
+    """Return the server, the master that a Sentinel names, or the primaries of a cluster."""
+    no_retry = Retry(NoBackoff(), 0)
+    if online.redis_type == RedisType.redis_sentinel:
+        sentinel = Sentinel([(place["host"], int(place["port"])) for place in places], **options)
+        host, port = sentinel.discover_master(online.sentinel_master)
+    elif online.redis_type == RedisType.redis_cluster:
+        starts = [ClusterNode(**place) for place in places]
+        cluster = RedisCluster(startup_nodes=starts, retry=no_retry, **options)
+        owners = cluster.nodes_manager.slots_cache
+        return [
+            _Node(cluster.get_redis_connection(of), of.host, of.port, partial(_owns, owners, of))
+            for of in cluster.get_primaries()
+        ]
+    else:
+        host, port = places[0]["host"], int(places[0]["port"])
+    return [_Node(Redis(host=host, port=port, **options, retry=no_retry), host, port)]
+
+
+def _owns(slots: Mapping[int, list[ClusterNode]], node: ClusterNode, slot: int) -> bool:
+    return bool(slots[slot][0] == node)
+
+
+def _together(found: Mapping[str, list[Check]]) -> Iterator[Check]:
+    """Yield one check for each that several nodes have: the worst, with what it says of the nodes it is true of."""
+    if len(found) == 1:
+        yield from next(iter(found.values()))
+        return
+    worst = [State.FAILS, State.WARNING, State.NOT_CHECKED, State.OK]
+    for name in dict.fromkeys(check.name or check.text for checks in found.values() for check in checks):
+        of = {node: check for node, checks in found.items() for check in checks if name in (check.name, check.text)}
+        state = min((check.state for check in of.values()), key=worst.index)
+        first, *_ = alike = {node: check for node, check in of.items() if check.state == state}
+        texts = [check.text if node in check.text else f"{node}: {check.text}" for node, check in alike.items()]
+        same = len({check.text for check in alike.values()}) == 1
+        yield alike[first] if same and len(alike) == len(found) else replace(alike[first], text="; ".join(texts))
+
+
+def _node_checks(node: _Node, config: RepoConfig, options: Mapping[str, Any]) -> Iterator[Check]:
+    try:
+        node.client.ping()
+    except (RedisError, OSError) as error:
+        reason = first_line(error)
+        if "MISCONF" not in reason:  # it cannot save, and refuses even this: the checks below say so
+            yield REDIS.fails("connection", f"{node.name}: {reason}", advice_for(reason))
+            yield REDIS.not_checked(_NOT_CHECKED, "no connection")
+            return
+    try:
+        yield from _connected(node, config, options)
+    except (RedisError, OSError) as error:
+        yield REDIS.fails("session", first_line(error), "look at its log and its load; then run doctor again")
+
+
+def _connected(node: _Node, config: RepoConfig, options: Mapping[str, Any]) -> Iterator[Check]:
+    client = node.client
     try:
         info = cast(dict[str, Any], client.info())
     except NoPermissionError as error:
-        yield REDIS.ok("connection", f"{host}:{port}")
+        yield REDIS.ok("connection", node.name)
         yield REDIS.warning("details", first_line(error), f"let its user ask for INFO: see {_ACL}")
         info = {}
     else:
-        yield REDIS.ok("connection", f"{host}:{port}, version {info.get('redis_version')}")
+        yield REDIS.ok("connection", f"{node.name}, version {info.get('redis_version')}")
     encrypted = bool(options.get("ssl"))
     verified = encrypted and options.get("ssl_cert_reqs") != "none" and options.get("ssl_check_hostname") is not False
     yield check_transport(
         REDIS,
-        host,
+        node.host,
         encrypted=encrypted,
         verified=verified,
         fix="add ssl=true,ssl_ca_certs=/path/to/ca.pem to REDIS_CONNECTION",
@@ -99,14 +167,14 @@ def _connected(client: Redis, config: RepoConfig, host: str, port: str, options:
     except NoPermissionError as error:
         yield REDIS.warning("clock", first_line(error), f"let its user ask for TIME: see {_ACL}")
     if info:
-        yield _mode(info)
-        yield _role(info)
+        yield _mode(info, in_cluster=node.owns is not None)
+        yield _role(info, in_cluster=node.owns is not None)
         yield _memory(info)
         yield _eviction(info)
         yield _persistence(info)
     else:
         yield REDIS.not_checked(("mode", "role", "memory", "eviction", "persistence"), "needs INFO")
-    yield _writes(client, config)
+    yield _writes(node, config)
     yield check_rows(REDIS, client, config)
     yield _time_outs(options)
 
@@ -116,24 +184,30 @@ def _seconds(client: Redis) -> float:
     return seconds + microseconds / 1e6
 
 
-def _mode(info: Mapping[str, Any]) -> Check:
+def _mode(info: Mapping[str, Any], *, in_cluster: bool) -> Check:
+    if in_cluster:
+        return REDIS.ok("mode", "a cluster")
     if info.get("cluster_enabled"):
-        return REDIS.fails(
-            "mode",
-            "this is a node of a cluster",
-            "set redis_type: redis_cluster in feature_store.yaml and publish with --engine feast",
-        )
+        fix = "set redis_type: redis_cluster in feature_store.yaml"
+        return REDIS.fails("mode", "this is a node of a cluster", fix)
     return REDIS.ok("mode", "a single server")
 
 
-def _role(info: Mapping[str, Any]) -> Check:
+def _role(info: Mapping[str, Any], *, in_cluster: bool) -> Check:
     if info.get("role") != "master":
         return REDIS.fails(
             "role",
             f"this is a replica of {info.get('master_host')}:{info.get('master_port')}, and takes no writes",
             "name the primary in REDIS_CONNECTION",
         )
-    return REDIS.ok("role", f"primary, {info.get('connected_slaves', 0)} replicas")
+    replicas = int(info.get("connected_slaves", 0))
+    if in_cluster and not replicas:
+        return REDIS.warning(
+            "role",
+            "a primary without a replica: its part of the features goes with it",
+            "give it one: CLUSTER REPLICATE",
+        )
+    return REDIS.ok("role", f"primary, {replicas} replicas")
 
 
 def _memory(info: Mapping[str, Any]) -> Check:
@@ -177,10 +251,11 @@ def _persistence(info: Mapping[str, Any]) -> Check:
     )
 
 
-def _writes(client: Redis, config: RepoConfig) -> Check:
+def _writes(node: _Node, config: RepoConfig) -> Check:
     """Return whether publishing would be let in: its commands queue up in a transaction that is then discarded."""
     encoder = RowEncoder(ASSETS, VIEWS[ASSETS].features, project=config.project, join_key="asset_id", ttl_seconds=None)
-    (key,) = encoder.keys(pa.array([_NOBODY])).to_pylist()
+    keys = encoder.keys(pa.array([f"{number:08}{_NOBODY}" for number in range(_TRIED_KEYS if node.owns else 1)]))
+    key = next(keys[row].as_py() for row, slot in enumerate(key_slots(keys)) if not node.owns or node.owns(slot))
     refusals: dict[str, str] = {}
 
     def ask(connection: AbstractConnection, *command: str | bytes | int) -> None:
@@ -191,9 +266,14 @@ def _writes(client: Redis, config: RepoConfig) -> Check:
             refusals[str(command[0])] = first_line(error)
 
     try:
-        with connect(client) as connection:
+        with connect(node.client) as connection:
             ask(connection, "SCAN", 0, "MATCH", encoder.key_pattern, "COUNT", 1)
-            ask(connection, "EVAL", "return redis.call('HGET', KEYS[1], ARGV[1])", 1, key, encoder.stamp_field)
+            ask(connection, "EVAL", _TRIED_SCRIPT, 1, key, encoder.stamp_field)
+            if node.owns:
+                ask(connection, "SCRIPT", "LOAD", _TRIED_SCRIPT)
+                ask(connection, "EVALSHA", script_sha(_TRIED_SCRIPT), 1, key, encoder.stamp_field)
+                ask(connection, "ASKING")
+            ask(connection, "WAIT", 0, 1)
             ask(connection, "MULTI")
             for name, arguments in _TRIED.items():
                 ask(connection, name, key, *arguments)
