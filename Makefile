@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
-	gateway deploy-tools test-manifests image-test test-pages pictures \
+	gateway deploy-tools test-manifests image-test test-pages ui pictures \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -68,8 +68,11 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
 
-test-pages: $(INSTALLED) ## the page of `report` in headless chromium, which Debian has
-	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py
+test-pages: $(INSTALLED) ## the page of `report`, and those of `make ui`, in headless chromium, which Debian has
+	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py tests/test_ui.py
+
+ui: $(INSTALLED) ## Feast's pages on what is registered, on 127.0.0.1:8888; they can also edit and delete; ARGS="-p 8889"
+	@$(BIN)/python settings_file.py $(BIN)/feast ui -h 127.0.0.1 $(ARGS)
 
 pictures: $(INSTALLED) ## make the pictures of docs/watching.md anew, by headless chromium
 	@$(BIN)/python -m dev pictures

@@ -108,7 +108,7 @@ def demo_wind() -> None:
 
 @main.command(short_help="Make the pictures of docs/watching.md.")
 def pictures() -> None:
-    """Make docs/report-quiet.png and docs/report-drifted.png of the demo fleet, by a chromium that is installed."""
+    """Make docs/report-*.png of the demo fleet and docs/ui-*.png of Feast's pages, by a chromium that is installed."""
     from dev.pages import write_pictures
     from dev.stack import REPOSITORY
 
