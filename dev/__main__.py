@@ -116,5 +116,17 @@ def pictures() -> None:
         click.echo(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size:,} bytes")
 
 
+@main.command(short_help="Hold the newest snapshots to their contracts.")
+def contracts() -> None:
+    """Hold the newest snapshots of FEATURE_DATA_DIR to docs/contracts; exit code 1 if one breaks a rule."""
+    import sys
+
+    from data_sources import data_dir
+    from dev.contracts import check_snapshots
+
+    if not check_snapshots(data_dir()):
+        sys.exit(1)
+
+
 if __name__ == "__main__":
     main(prog_name="python -m dev")
