@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
-	gateway deploy-tools test-manifests image-test test-pages pictures \
+	gateway deploy-tools test-manifests image-test test-pages ui pictures contracts \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -68,8 +68,11 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
 
-test-pages: $(INSTALLED) ## the page of `report` in headless chromium, which Debian has
-	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py
+test-pages: $(INSTALLED) ## the page of `report`, and those of `make ui`, in headless chromium, which Debian has
+	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py tests/test_ui.py
+
+ui: $(INSTALLED) ## Feast's pages on what is registered, on 127.0.0.1:8888; they can also edit and delete; ARGS="-p 8889"
+	@$(BIN)/python settings_file.py $(BIN)/feast ui -h 127.0.0.1 $(ARGS)
 
 pictures: $(INSTALLED) ## make the pictures of docs/watching.md anew, by headless chromium
 	@$(BIN)/python -m dev pictures
@@ -80,7 +83,17 @@ gateway: $(INSTALLED) ## the dCMMS endpoints on the local stack's features; ARGS
 bench: $(INSTALLED) ## measure publishing, extraction and whole runs; write docs/performance.md; an hour
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## write docs/features.md, the grants of deploy/sql and the gateway's OpenAPI from the definitions
+contracts: $(INSTALLED) .venv-contracts/.installed ## hold the newest snapshots to docs/contracts, by datacontract-cli
+	@$(BIN)/python -m dev contracts
+
+# datacontract-cli has other versions of Feast's requirements.
+.venv-contracts/.installed: requirements-contracts.lock
+	@echo "installing datacontract-cli into .venv-contracts (a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-contracts
+	@.venv-contracts/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
+
+docs: $(INSTALLED) ## write docs/features.md, docs/contracts, the grants of deploy/sql and the gateway's OpenAPI from the definitions
+	@$(BIN)/python -m pipeline.operations.contracts docs/contracts
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 	@$(BIN)/python -m gateway.openapi > clients/typescript/openapi.new && mv clients/typescript/openapi.new clients/typescript/openapi.json
@@ -129,10 +142,11 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	@$(LOCK) --output-file requirements.lock requirements.txt
 	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
 	@$(LOCK) --output-file requirements-deploy.lock requirements-deploy.txt
+	@$(LOCK) --output-file requirements-contracts.lock requirements-contracts.txt
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .venv-deploy .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
+	@rm -rf .local $(VENV) .venv-deploy .venv-contracts .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment, if there is none that works.

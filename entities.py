@@ -3,14 +3,19 @@
 from feast import Entity, Project, ValueType
 
 # The name that feature_store.yaml has, too.
-project = Project(name="dcmms", description="Features of the solar and wind equipment that dCMMS looks after.")
+project = Project(
+    name="dcmms",
+    description="Features of the solar and wind equipment that dCMMS looks after.",
+    owner="ml-platform@dcmms.example",
+)
 
 asset = Entity(
     name="asset",
     join_keys=["asset_id"],
     value_type=ValueType.STRING,
     description="A piece of equipment of a solar or wind site: assets.id of dCMMS as lower-case text.",
-    tags={"owner": "ml-platform", "source": "postgresql.assets"},
+    tags={"source": "postgresql.assets"},
+    owner="ml-platform@dcmms.example",
 )
 
 work_order = Entity(
@@ -18,7 +23,8 @@ work_order = Entity(
     join_keys=["work_order_id"],
     value_type=ValueType.STRING,
     description="A maintenance job: work_orders.id of dCMMS as lower-case text.",
-    tags={"owner": "ml-platform", "source": "postgresql.work_orders"},
+    tags={"source": "postgresql.work_orders"},
+    owner="ml-platform@dcmms.example",
 )
 
 site = Entity(
@@ -26,5 +32,6 @@ site = Entity(
     join_keys=["site_id"],
     value_type=ValueType.STRING,
     description="A solar, wind or hybrid plant: sites.id of dCMMS as lower-case text.",
-    tags={"owner": "ml-platform", "source": "postgresql.sites"},
+    tags={"source": "postgresql.sites"},
+    owner="ml-platform@dcmms.example",
 )

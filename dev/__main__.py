@@ -108,12 +108,24 @@ def demo_wind() -> None:
 
 @main.command(short_help="Make the pictures of docs/watching.md.")
 def pictures() -> None:
-    """Make docs/report-quiet.png and docs/report-drifted.png of the demo fleet, by a chromium that is installed."""
+    """Make docs/report-*.png of the demo fleet and docs/ui-*.png of Feast's pages, by a chromium that is installed."""
     from dev.pages import write_pictures
     from dev.stack import REPOSITORY
 
     for path in write_pictures(REPOSITORY / "docs"):
         click.echo(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size:,} bytes")
+
+
+@main.command(short_help="Hold the newest snapshots to their contracts.")
+def contracts() -> None:
+    """Hold the newest snapshots of FEATURE_DATA_DIR to docs/contracts; exit code 1 if one breaks a rule."""
+    import sys
+
+    from data_sources import data_dir
+    from dev.contracts import check_snapshots
+
+    if not check_snapshots(data_dir()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

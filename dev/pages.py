@@ -1,4 +1,7 @@
-"""`make pictures`: the pages of docs/watching.md, of the demo fleet on a quiet day and with faults that are put in."""
+"""`make pictures`: the pages of docs/watching.md.
+
+The report of the demo fleet on a quiet day and with faults that are put in, and Feast's own pages on the definitions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from dev import fleet, load
+from dev import fleet, load, ui
 from dev.servers import PostgresServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 from dev.steps import run_step
@@ -26,10 +29,11 @@ AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 #: Of the history, in days: the snapshots are weekly, and there is one of a year ago.
 _DAYS, _KEPT = 470, (364, 28, 21, 14, 7, 0)
 _WIDTH, _HEIGHT, _COLOURS = 1000, 1200, 64
+_UI_WIDTH, _UI_HEIGHT, _UI_SECONDS = 1400, 1000, 20
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """Write report-quiet.png and report-drifted.png into `folder`, and return them.
+    """Write report-quiet.png, report-drifted.png, ui-view.png and ui-lineage.png into `folder`, and return them.
 
     Raises `click.ClickException` where there is no chromium or it fails.
     """
@@ -47,21 +51,45 @@ def write_pictures(folder: Path) -> list[Path]:
             screenshot(page, picture)
             _with_few_colours(picture)
             pictures.append(picture)
+        pictures += _of_ui(Path(directory), folder)
     return pictures
 
 
-def screenshot(page: Path, picture: Path, *, width: int = _WIDTH, height: int = _HEIGHT, dark: bool = False) -> None:
-    """Take a picture of a page in headless chromium; raises `click.ClickException` where that fails."""
+def _of_ui(directory: Path, folder: Path) -> list[Path]:
+    pictures = []
+    with ui.feast_ui(ui.apply_to_a_file(directory)) as url:
+        for name in ("view", "lineage"):
+            picture = folder / f"ui-{name}.png"
+            screenshot(url + ui.PAGES[name], picture, width=_UI_WIDTH, height=_UI_HEIGHT, seconds=_UI_SECONDS)
+            _with_few_colours(picture)
+            pictures.append(picture)
+    return pictures
+
+
+def screenshot(
+    page: Path | str,
+    picture: Path,
+    *,
+    width: int = _WIDTH,
+    height: int = _HEIGHT,
+    dark: bool = False,
+    seconds: int = 2,
+) -> None:
+    """Take a picture of a file or address in headless chromium, after so many `seconds` of the page's own time.
+
+    Raises `click.ClickException` where that fails.
+    """
     options = [
         "--headless",
         "--no-sandbox",
         "--hide-scrollbars",
         f"--window-size={width},{height}",
         *(["--blink-settings=preferredColorScheme=0"] if dark else []),
-        "--virtual-time-budget=2000",
+        f"--virtual-time-budget={1000 * seconds}",
         f"--screenshot={picture}",
     ]
-    done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, check=False)
+    address = page.as_uri() if isinstance(page, Path) else page
+    done = subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, check=False)
     if done.returncode or not picture.exists():
         raise click.ClickException(f"{CHROMIUM} failed: {done.stderr[-500:]}")
 

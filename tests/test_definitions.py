@@ -110,7 +110,7 @@ def test_snapshot_has_key_times_and_features(view: FeatureView) -> None:
 def test_entity(entity: Entity, name: str, join_key: str) -> None:
     assert (entity.name, entity.join_key, entity.value_type) == (name, join_key, ValueType.STRING)
     assert described(name, entity.description)
-    assert entity.tags["owner"]
+    assert entity.owner
 
 
 def _members(service: FeatureService) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,13 @@ def metrics(
     found["held back"] = run(2, "--view", "asset_features", "--as-of", "2026-03-11T11:00:00Z")
     with open_feature_store() as store, one_at_a_time(store):
         found["busy"] = run(75)
+    skew = tmp_path / "skew.prom"
+    now = datetime.now(UTC)
+    hours = ("--start", (now - timedelta(hours=1)).isoformat(), "--end", (now + timedelta(hours=1)).isoformat())
+    assert invoke("--no-online", "--accept-drop", "--view", "work_order_features").exit_code == 0
+    dcmms.work_order(assets[0], now - timedelta(days=2))
+    assert invoke("skew", *hours, "--quiet", "--metrics-file", str(skew)).exit_code == 0
+    found["skew"] = series(skew)
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     found["failed"] = run(1)
     return found
@@ -180,6 +188,9 @@ def test_alerts_fire_on_the_metrics_of_real_runs(metrics: dict[str, Series], tmp
     firing(later(set_aside, 3 * 3600), "3h5m", tmp_path, "FeatureRowsSetAside asset_features")
     implausible = good | {'feature_store_view_implausible_rows{view="asset_features", feature="mttr_hours"}': 2}
     firing(later(implausible, 3 * 3600), "3h5m", tmp_path, "FeatureValuesImplausible asset_features")
+    inconsistent = good | {'feature_store_view_inconsistent_values{view="asset_features"}': 2}
+    assert inconsistent.keys() == good.keys()
+    firing(inconsistent, "1m", tmp_path, "FeatureValuesInconsistent asset_features")
     on_hold = good | {'feature_store_view_outcome{view="asset_features", feature_store_view_outcome="on hold"}': 1}
     firing(later(on_hold, 24 * 3600), "24h5m", tmp_path, "FeatureViewOnHold asset_features")
     firing(later(good, 3600), "1m", tmp_path, *each("FeatureViewFromTheFuture"))
@@ -194,6 +205,10 @@ def test_alerts_fire_on_the_metrics_of_real_runs(metrics: dict[str, Series], tmp
     ages = {"report_newest_source": 48 * 3600, "report_finished": 26 * 3600}
     old = {name: value - sum(age for part, age in ages.items() if part in name) for name, value in watched.items()}
     firing(old, "1h30m", tmp_path, "FeatureSiteSilent telemetry_features", "FeatureReportMissing")
+    counted = 'feature_store_skew_ratio{feature="wo_count_7d", view="work_order_features"}'
+    assert metrics["skew"][counted] == 0.5, "of the two assets that are left one has a work order more"
+    firing(good | metrics["skew"] | {counted: 0.5}, "1m", tmp_path)
+    firing(good | metrics["skew"] | {counted: 0.51}, "1m", tmp_path, "FeatureSkewed work_order_features")
     disk = {
         f'node_filesystem_{name}_bytes{{mountpoint="/var/lib/dcmms-feature-store"}}': size
         for name, size in (("avail", 9), ("size", 100))
@@ -221,7 +236,7 @@ def test_each_alert_and_exit_code_has_its_entry_in_the_runbook() -> None:
 
 
 def test_each_metric_is_documented_and_each_that_is_asked_for_exists(metrics: dict[str, Series]) -> None:
-    written = {name.split("{")[0] for name in metrics["good"] | metrics["report"]}
+    written = {name.split("{")[0] for name in metrics["good"] | metrics["report"] | metrics["skew"]}
     assert set(re.findall(r"(?m)^\| `(feature_store_\w+)", RUNBOOK.read_text())) == written
     dashboard = (DEPLOY / "grafana" / "dashboard.json").read_text()
     asked = set(re.findall(r"feature_store_\w+(?=[\s{)\[])", ALERTS.read_text() + dashboard))

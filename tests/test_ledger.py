@@ -142,6 +142,8 @@ def test_a_run_appends_one_row(cursor: psycopg2.extensions.cursor) -> None:
         "view": "telemetry_features",
         "rows": 1,
         "rejected": 0,
+        "compared": len(SPECS["telemetry_features"].definition.features),
+        "inconsistent": 0,
         "implausible": dict.fromkeys(SPECS["telemetry_features"].plausible, 0),
         "newest_source": T.isoformat(),
         "outcome": "online",

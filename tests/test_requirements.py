@@ -40,7 +40,7 @@ def locked(name: str) -> dict[str, set[str]]:
     return versions
 
 
-@pytest.mark.parametrize("stem", ["requirements", "requirements-dev", "requirements-deploy"])
+@pytest.mark.parametrize("stem", ["requirements", "requirements-dev", "requirements-deploy", "requirements-contracts"])
 def test_lock_has_every_pin_and_hashes(stem: str) -> None:
     pins, versions = required(f"{stem}.txt"), locked(f"{stem}.lock")
     assert {name: versions.get(name) for name in pins} == {name: {pin} for name, pin in pins.items()}, STALE
@@ -50,7 +50,7 @@ def test_lock_has_every_pin_and_hashes(stem: str) -> None:
 
 def test_lock_names_no_package_that_nothing_asks_for() -> None:
     """A pin that was dropped stays in no lock: what is locked is a pin or, as the lock says, there for another one."""
-    for stem in ("requirements", "requirements-dev", "requirements-deploy"):
+    for stem in ("requirements", "requirements-dev", "requirements-deploy", "requirements-contracts"):
         text = (REPOSITORY / f"{stem}.lock").read_text(encoding="utf-8")
         pins = required(f"{stem}.txt")
         for name, reasons in re.findall(r"(?m)^([\w.-]+)==(?:.*\n)(?: +--hash.*\n)+((?: +#.*\n?)+)", text):

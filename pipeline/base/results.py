@@ -16,8 +16,9 @@ class ViewResult:
     `rejected` counts the rows that the quality gate has set aside, and `held_back` says that it let none pass.
     `implausible` counts the rows whose value passes but is not plausible, by the feature.
     `on_hold` says that the view has been rolled back and not resumed, `note` is the reason that was given for it.
-    `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes` the size of its
-    snapshot, `published` whether it is online now.
+    `compared` counts the values that were read back from the online store, `inconsistent` those that are not as the
+    snapshot has them. `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes`
+    the size of its snapshot, `published` whether it is online now.
     """
 
     view: str
@@ -26,6 +27,8 @@ class ViewResult:
     held_back: bool = False
     implausible: dict[str, int] = field(default_factory=dict)
     on_hold: bool = False
+    compared: int = 0
+    inconsistent: int = 0
     seconds: float = 0.0
     newest_source: datetime | None = None
     bytes: int = 0

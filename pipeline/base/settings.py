@@ -35,9 +35,15 @@ def _http_address(address: str) -> str:
     return checked_http_address(address) if address else address
 
 
-def _clickhouse_password(password: SecretStr) -> SecretStr:
+def _kept_secret(password: SecretStr) -> SecretStr:
     keep_secret(password.get_secret_value())
     return password
+
+
+def _token(token: SecretStr) -> SecretStr:
+    if re.search(r"[^!-~]", token.get_secret_value()):
+        raise ValueError("has characters that no header of HTTP has")
+    return _kept_secret(token)
 
 
 # How densely snapshots are kept until which age: (step, age), ascending. None: all of them, for ever.
@@ -95,7 +101,7 @@ class Settings(BaseSettings):
     clickhouse_dsn: Annotated[SecretStr, AfterValidator(_clickhouse_dsn)] | None = None
     clickhouse_host: Annotated[str, AfterValidator(_http_address)] | None = None
     clickhouse_user: str = "default"
-    clickhouse_password: Annotated[SecretStr, AfterValidator(_clickhouse_password)] = SecretStr("")
+    clickhouse_password: Annotated[SecretStr, AfterValidator(_kept_secret)] = SecretStr("")
     clickhouse_ca_cert: OptionalFile = None
     clickhouse_client_cert: OptionalFile = None
     clickhouse_client_cert_key: OptionalFile = None
@@ -110,6 +116,7 @@ class Settings(BaseSettings):
     quality_max_drop: float = Field(0.2, ge=0, le=1)
     quality_max_rejected: float = Field(0.01, ge=0, le=1)
     feature_server_url: Annotated[str, AfterValidator(_http_address)] = "http://127.0.0.1:6566"
+    rest_token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
 
     @model_validator(mode="after")
     def _one_clickhouse(self) -> "Settings":

@@ -123,17 +123,19 @@ class Console:
             made.add_row(result.view, *figures, newest, f"{result.bytes:,}", result.outcome)
         self._output.print(made)
 
-    def consistency(self, features: list[Consistency]) -> None:
+    def consistency(
+        self, features: list[Consistency], title: str = "Online values against the newest snapshots", **of: str
+    ) -> None:
         """Print one line per view, and one per feature of which some value is wrong."""
         headings = ("view or feature", ">values", ">mismatched", ">missing", ">extra")
-        made = table("Online values against the newest snapshots", *headings)
+        made = table(title, *headings)
         for view in dict.fromkeys(feature.view for feature in features):
             of_view = [feature for feature in features if feature.view == view]
             made.add_row(view, *_counts(of_view))
             for feature in of_view:
                 if feature.wrong:
                     made.add_row(f"  {feature.feature}", *_counts([feature]))
-        self.answer(made, "consistency", features=[vars(feature) for feature in features])
+        self.answer(made, "consistency", features=[vars(feature) for feature in features], **of)
 
     def finding(self, check: Check) -> None:
         """Print a check of the doctor; where log lines are JSON, it is one of them."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.base import logs
+from pipeline.base.addresses import checked_http_address
 from pipeline.base.stop import set_time_limit
 from pipeline.base.views import VIEW_NAMES
 
@@ -66,6 +67,14 @@ def step(_ctx: click.Context, _param: click.Parameter, text: str | None) -> time
     if not match:
         raise click.BadParameter(f"{text} is no whole number of hours or days such as 12h or 7d")
     return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
+
+
+def http_addresses(_ctx: click.Context, _param: click.Parameter, addresses: tuple[str, ...]) -> list[str]:
+    """Return addresses of HTTP servers, each once; what is wrong is said without them, one may hold a password."""
+    try:
+        return [checked_http_address(address) for address in dict.fromkeys(addresses)]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def one_view(ctx: click.Context, param: click.Parameter, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from pathlib import Path
 
 import click
 
@@ -13,11 +14,24 @@ from pipeline.commands import options
 @options.instant_option("--end", "End of the instants, exclusive.", required=True)
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N instants at random; by default all.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option(
+    "--metrics-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write Prometheus metrics here, for the textfile collector of node-exporter.",
+)
 @options.views_option
 @options.timeout_option()
 @options.log_format_option
 @options.quiet_option
-def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, views: list[str], quiet: bool) -> None:
+def skew(
+    start: datetime,
+    end: datetime,
+    sample: int | None,
+    as_json: bool,
+    metrics_file: Path | None,
+    views: list[str],
+    quiet: bool,
+) -> None:
     """Compute kept live snapshots again as of their instants, and count the values that differ now. Writes nothing.
 
     Per feature: the share of values that differ, and the median of the differences between numbers, in its unit.
@@ -30,6 +44,7 @@ def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, view
     from pipeline.base.settings import load_settings
     from pipeline.base.tables import table
     from pipeline.commands.console import Console
+    from pipeline.runs.metrics import write_skew
     from pipeline.runs.skew import measure_skew
 
     if start >= end:
@@ -37,6 +52,8 @@ def skew(start: datetime, end: datetime, sample: int | None, as_json: bool, view
     console = Console(views, quiet=quiet)
     with console.backfill_progress() as progress:
         result = measure_skew(load_settings(), views, start, end, sample=sample, progress=progress)
+    if metrics_file:
+        write_skew(result, metrics_file)
     if as_json:
         features = [feature.as_json() for feature in result.features]
         click.echo(json.dumps({"instants": result.instants, "features": features}, indent=2))

@@ -93,14 +93,18 @@ def _compare(store: FeatureStore, rows: pa.RecordBatch, results: dict[str, Consi
     answer = store.get_online_features([f"{view}:{name}" for name in results], {"asset_id": ids}).to_dict()
     for name, result in results.items():
         expected = rows.column(name)
-        if pa.types.is_floating(expected.type):  # Feast takes NaN for NULL
-            expected = pc.if_else(pc.is_nan(expected), None, expected)
-        online = pa.array(answer[name], expected.type)
-        offline_has, online_has = expected.is_valid(), online.is_valid()
-        result.values += rows.num_rows
-        result.mismatched += _count(pc.not_equal(expected, online))
-        result.missing += _count(pc.and_not(offline_has, online_has))
-        result.extra += _count(pc.and_not(online_has, offline_has))
+        count_differences(expected, pa.array(answer[name], expected.type), result)
+
+
+def count_differences(expected: pa.Array, online: pa.Array, result: Consistency) -> None:
+    """Add to `result` how many of the `online` values of a feature are not as `expected`, of the same entities."""
+    if pa.types.is_floating(expected.type):  # Feast takes NaN for NULL
+        expected = pc.if_else(pc.is_nan(expected), None, expected)
+    offline_has, online_has = expected.is_valid(), online.is_valid()
+    result.values += len(expected)
+    result.mismatched += _count(pc.not_equal(expected, online))
+    result.missing += _count(pc.and_not(offline_has, online_has))
+    result.extra += _count(pc.and_not(online_has, offline_has))
 
 
 def _count(flags: pa.Array) -> int:

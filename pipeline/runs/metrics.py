@@ -23,6 +23,7 @@ from pipeline.base.views import VIEW_NAMES
 from pipeline.online.freshness import online_rows
 from pipeline.registry.feast_store import find_view, open_feature_store
 from pipeline.registry.ledger import INTERRUPTED, Ledger, Run
+from pipeline.runs.skew import Skew
 from pipeline.snapshots.parquet import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,27 @@ def _write(run: Run, seconds: float, path: Path) -> None:
     _add_run(registry, run, seconds)
     _add_results(registry, run)
     _add_online(registry)
+    _write_file(registry, path)
+
+
+def write_skew(skew: Skew, path: Path) -> None:
+    """Write what `skew` has measured to `path`; a file that cannot be written is a warning."""
+    registry = CollectorRegistry()
+    Gauge(f"{_PREFIX}_skew_finished_timestamp_seconds", "When skew was measured last.", registry=registry).set(
+        time.time()
+    )
+    share = Gauge(
+        f"{_PREFIX}_skew_ratio",
+        "The share of the feature's values that were served and that the databases say otherwise of now, 0 to 1.",
+        ["view", "feature"],
+        registry=registry,
+    )
+    for feature in skew.features:
+        share.labels(feature.view, feature.feature).set(round(feature.share, 4))
+    _write_file(registry, path)
+
+
+def _write_file(registry: CollectorRegistry, path: Path) -> None:
     try:
         remove_leftovers(path.parent, f"{glob.escape(path.name)}.[0-9]*.[0-9]*")
         fault_point("metrics: before")
@@ -96,6 +118,12 @@ def _add_results(registry: CollectorRegistry, run: Run) -> None:
             ("seconds", "duration_seconds", "Time that the last run spent on the view."),
         )
     }
+    inconsistent = Gauge(
+        f"{_PREFIX}_view_inconsistent_values",
+        "Values read back from the online store after the last publication that are not those of the snapshot.",
+        ["view"],
+        registry=registry,
+    )
     implausible = Gauge(
         f"{_PREFIX}_view_implausible_rows",
         "Rows of the last run whose value passes but is not plausible.",
@@ -107,6 +135,8 @@ def _add_results(registry: CollectorRegistry, run: Run) -> None:
             for feature, rows in result.implausible.items():
                 implausible.labels(view, feature).set(rows)
             outcome.labels(view).state(result.outcome)
+            if result.compared:
+                inconsistent.labels(view).set(result.inconsistent)
             for attribute, gauge in gauges.items():
                 gauge.labels(view).set(getattr(result, attribute))
 

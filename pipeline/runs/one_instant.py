@@ -345,10 +345,12 @@ class _Materialization:
         data_dir = self.settings.feature_data_dir
         path = snapshot_path(data_dir, view, self.as_of)
         features = attempts()(verify.verify, store, data_dir, view, sample=VERIFIED_ENTITIES, path=path)
+        result = self.results[view]
+        result.compared, result.inconsistent = sum(f.values for f in features), sum(f.wrong for f in features)
         if wrong := [feature for feature in features if feature.wrong]:
             raise PipelineError(
-                f"{sum(f.wrong for f in wrong)} of {sum(f.values for f in features)} values read back from the online "
-                f"store are not those of the snapshot (first feature: {wrong[0].feature}): run "
+                f"{result.inconsistent} of {result.compared} values read back from the online store are not "
+                f"those of the snapshot (first feature: {wrong[0].feature}): run "
                 "`materialize_features.py verify` for all of them, and publish again with the redis engine"
             )
 

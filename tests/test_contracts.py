@@ -1,0 +1,61 @@
+"""The data contracts of the views are those of the definitions, and datacontract-cli holds snapshots to them."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from dev.contracts import DATACONTRACT, broken_rules
+from features.fields import range_of
+from pipeline import REPOSITORY
+from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.operations.contracts import contract_text
+from pipeline.snapshots.files import snapshot_path, write_snapshot
+from tests.dcmms import T
+from tests.made_up_history import made_up
+
+FOLDER = REPOSITORY / "docs" / "contracts"
+
+
+def test_contracts_are_those_of_the_definitions() -> None:
+    expected = {f"{view}.odcs.yaml": contract_text(view) for view in VIEWS}
+    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == expected, "run `make docs`"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_column_has_its_type_null_and_range(view: str) -> None:
+    (table,) = yaml.safe_load((FOLDER / f"{view}.odcs.yaml").read_text())["schema"]
+    assert [column["name"] for column in table["properties"]] == snapshot_schema(view).names
+    columns = {column["name"]: column for column in table["properties"]}
+    for field in VIEWS[view].features:
+        column, allowed = columns[field.name], range_of(field)
+        assert column["required"] == (field.tags["null"] == "never")
+        options = column.get("logicalTypeOptions", {})
+        lowest = "minimum" if allowed.with_lowest else "exclusiveMinimum"
+        assert (options.get(lowest, float("-inf")), options.get("maximum", float("inf"))) == allowed[:2]
+
+
+def test_a_snapshot_that_breaks_its_contract_is_named(tmp_path: Path) -> None:
+    if not DATACONTRACT.exists():
+        pytest.skip(f"{DATACONTRACT} is not installed: `make contracts` does it")
+    view = "asset_features"
+    path = snapshot_path(tmp_path, view, T)
+    rows = made_up(view, T, 0)
+    write_snapshot(rows, path)
+    assert broken_rules(view, path) == []
+    for name, value in (("health_score", 101), ("installed_capacity_kw", 0), ("tenant_id", None)):
+        at = rows.schema.get_field_index(name)
+        first = pa.array([True] + [False] * (len(rows) - 1))
+        rows = rows.set_column(
+            at, rows.schema.field(at), pc.if_else(first, pa.scalar(value, rows[name].type), rows[name])
+        )
+    write_snapshot(pa.concat_tables([rows, rows.slice(3, 1)]), path)
+    broken = broken_rules(view, path)
+    assert sorted(rule.split(":")[0] for rule in broken) == [
+        "asset_features",
+        "health_score",
+        "installed_capacity_kw",
+        "tenant_id",
+    ]
