@@ -22,7 +22,7 @@ from redis.cluster import ClusterNode
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import ClusterDownError
 
-from pipeline.online.redis.connections import Conversation, all_bytes, connect, first_error
+from pipeline.online.redis.connections import Bytes, Conversation, connect, first_error
 from pipeline.online.redis.layout import bulk_strings
 
 # Blocks that are on their way or being executed while the next one is encoded.
@@ -162,7 +162,7 @@ class _Nodes:
 
     def _sent(self, number: int, keys: pa.Array, calls: pa.Array, before: bytes = b"", tries: int = 1) -> _Share:
         node = self._node(number)
-        node.send(before + b"".join(calls.to_pylist()) if before else all_bytes(calls))
+        node.send(before + b"".join(calls.to_pylist()) if before else Bytes(calls)[0 : len(calls)])
         return _Share(node, keys, calls, 2 if before else 1, tries)
 
     def _node(self, number: int) -> Conversation:
