@@ -24,7 +24,7 @@ from pipeline.base.retries import retrying_for
 from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
-from pipeline.online.redis import connections
+from pipeline.online.redis import connections, engine
 from pipeline.online.redis.engine import row_encoder, unowned_fields
 from pipeline.online.verify import verify
 from pipeline.operations.doctor.check import State
@@ -188,6 +188,13 @@ def test_full_node_says_so_and_every_row_is_old_or_new(shop: Shop, nodes: Cluste
 # what only clusters do ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few thousand rows be so many blocks that something can happen between them."""
+    monkeypatch.setattr(engine, "_ENCODE_ROWS_OF_CLUSTER", 256)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_slots_that_move_midway_are_followed(shop: Shop, nodes: Cluster) -> None:
     assets = ids(6_000)
     before = nodes.redirections()
@@ -319,6 +326,7 @@ def test_wrong_password_is_named_and_not_shown(shop: Shop, nodes: Cluster) -> No
     assert "open-" not in str(failure.value)
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_replica_that_is_made_the_primary_midway_is_followed(shop: Shop, nodes: Cluster) -> None:
     old = nodes.primaries()[0]
     path = shop.snapshot(WORK_ORDERS, T0, ids(6_000), 1)
@@ -337,6 +345,7 @@ def test_replica_that_is_made_the_primary_midway_is_followed(shop: Shop, nodes: 
     nodes.heal()
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_primary_that_is_killed_midway_is_replaced_and_all_rows_are_there(shop: Shop, nodes: Cluster) -> None:
     assets = ids(6_000)
     shop.publish(WORK_ORDERS, T0, assets, 1)
