@@ -111,7 +111,7 @@ class SentinelNode(Node):
 
 @dataclass
 class Cluster:
-    """Three primaries, each with a replica; which is which changes when one dies."""
+    """Three primaries, each with a replica or without; which is which changes when one dies."""
 
     nodes: list[Node]
 
@@ -177,7 +177,8 @@ class Cluster:
         with ExitStack() as stack:
             clients = [stack.enter_context(node.client) for node in self.nodes]
             wait_for(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
-            wait_for(lambda: all(len(part) == 4 for client in clients for part in client.cluster("slots")))
+            parts = 3 + len(self.nodes) // 6  # first slot, last slot, the primary, and its replica if there are any
+            wait_for(lambda: all(len(part) == parts for client in clients for part in client.cluster("slots")))
             wait_for(lambda: all(_has_its_copy(client) for client in clients))
 
     def move(self, slots: Iterable[int], origin: Node, target: Node, *, done: bool = True) -> None:
@@ -198,15 +199,20 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    directory: Path, program: Path, settings: Mapping[str, object] | None = None, password: str | None = None
+    directory: Path,
+    program: Path,
+    settings: Mapping[str, object] | None = None,
+    *,
+    password: str | None = None,
+    replicas: int = 3,
 ) -> Iterator[Cluster]:
-    """Yield a cluster of three primaries and three replicas on free ports."""
+    """Yield a cluster of three primaries and three replicas, or none, on free ports."""
     all_settings = {"cluster-enabled": "yes", "cluster-node-timeout": 1500, "save": '""', "repl-diskless-sync-delay": 0}
     all_settings |= dict(settings or {}) | ({"requirepass": password, "masterauth": password} if password else {})
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(Node(directory / f"node{number}", cluster_port(), program, all_settings))
-            for number in range(6)
+            for number in range(3 + replicas)
         ]
         clients = [stack.enter_context(node.client) for node in nodes]
         for number, client in enumerate(clients[:3]):
@@ -214,8 +220,8 @@ def cluster(
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in nodes[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
-        wait_for(lambda: all(len(client.cluster("nodes")) == 6 for client in clients))
-        for primary, replica in zip(clients[:3], clients[3:], strict=True):
+        wait_for(lambda: all(len(client.cluster("nodes")) == len(nodes) for client in clients))
+        for primary, replica in zip(clients, clients[3:], strict=False):
             replica.execute_command("CLUSTER", "REPLICATE", primary.execute_command("CLUSTER MYID").decode())
         made = Cluster(nodes)
         made.wait_until_whole()

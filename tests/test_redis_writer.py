@@ -8,13 +8,14 @@ from contextlib import closing
 import pyarrow as pa
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from dev.servers import RedisServer
 from pipeline.online.redis.layout import bulk_strings
+from pipeline.online.redis.scripts import write_row
 from pipeline.online.redis.writer import ROWS_PER_TRANSACTION, Rows, Written, delete_rows, write_rows
 
 STAMP = b"_ts:view"
@@ -80,6 +81,25 @@ def test_the_later_of_any_two_instants_stays(client: Redis, first: tuple[int, in
     client.delete(key_of(0))
     assert write(client, range(1), stamp_of(*first), b"first") == Written(rows=1)
     assert write(client, range(1), stamp_of(*second), b"second").newer == (first > second)
+    later = (first, b"first") if first > second else (second, b"second")
+    assert client.hgetall(key_of(0)) == {STAMP: stamp_of(*later[0]), b"f": later[1]}
+
+
+# between 1978 and 3058 a Timestamp of whole seconds has six bytes
+SECONDS = st.tuples(st.integers(268_435_456, 34_359_738_367), st.just(0))
+STAMPS = st.one_of(INSTANTS, SECONDS, st.builds(lambda far, near: (far[0] + near, 0), SECONDS, st.integers(-300, 300)))
+
+
+@given(STAMPS, STAMPS)
+@example((1_767_225_600, 0), (1_767_225_601, 0))
+@example((1_767_225_600, 0), (1_767_225_600, 0))
+def test_the_script_for_clusters_keeps_the_later_of_any_two_instants(
+    client: Redis, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    client.delete(key_of(0))
+    script = write_row()
+    assert client.eval(script, 1, key_of(0), STAMP, stamp_of(*first), b"f", b"first") == 0
+    assert client.eval(script, 1, key_of(0), STAMP, stamp_of(*second), b"f", b"second") == int(first > second)
     later = (first, b"first") if first > second else (second, b"second")
     assert client.hgetall(key_of(0)) == {STAMP: stamp_of(*later[0]), b"f": later[1]}
 
@@ -152,11 +172,16 @@ def test_a_full_redis_takes_no_rows_and_lets_go_of_some(client: Redis) -> None:
     assert values(client, range(50)) == [None] * 20 + [b"new"] * 10 + [None] * 20
 
 
-@pytest.mark.parametrize("stamp", [b"", b"\x08", b"\xff\xff", b"no timestamp", b"\x08" + b"\xff" * 12])
+@pytest.mark.parametrize(
+    "stamp", [b"", b"\x08", b"\x08" + b"\xff" * 5, b"\xff\xff", b"no timestamp", b"\x08" + b"\xff" * 12]
+)
 def test_a_timestamp_that_is_none_is_overwritten(client: Redis, stamp: bytes) -> None:
     client.flushdb()
     client.hset(key_of(0), mapping={STAMP: stamp, b"f": b"odd"})
     assert write(client, range(1), stamp_of(1_767_225_600), b"right").newer == 0
+    assert values(client, range(1)) == [b"right"]
+    client.hset(key_of(0), mapping={STAMP: stamp, b"f": b"odd"})
+    assert client.eval(write_row(), 1, key_of(0), STAMP, stamp_of(1_767_225_600), b"f", b"right") == 0
     assert values(client, range(1)) == [b"right"]
 
 

@@ -24,7 +24,7 @@ from pipeline.base.retries import retrying_for
 from pipeline.base.specs import VIEWS
 from pipeline.base.views import ASSETS, ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online import publish as online
-from pipeline.online.redis import connections
+from pipeline.online.redis import connections, engine
 from pipeline.online.redis.engine import row_encoder, unowned_fields
 from pipeline.online.verify import verify
 from pipeline.operations.doctor.check import State
@@ -34,6 +34,7 @@ from pipeline.snapshots.files import snapshot_path, write_snapshot
 from serving.online_store import WholeRowRedisOnlineStoreConfig
 from tests.gateways import TENANTS, Client, running, token
 from tests.shops import HOUR, T0, WORK_ORDERS, Shop, ids, opened, other_redis, snapshot_of
+from tests.tls import redis_settings
 
 PASSWORD = "open-sesame"
 
@@ -44,7 +45,7 @@ def nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if not (program := PROGRAMS[request.param]):
         pytest.skip(f"{request.param} is not here: make deploy-tools")
     directory = tmp_path_factory.mktemp("cluster")
-    with cluster(directory, program(directory, program), password=PASSWORD) as nodes:
+    with cluster(directory, program, redis_settings(directory, program), password=PASSWORD) as nodes:
         yield nodes
 
 
@@ -187,6 +188,13 @@ def test_full_node_says_so_and_every_row_is_old_or_new(shop: Shop, nodes: Cluste
 # what only clusters do ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few thousand rows be so many blocks that something can happen between them."""
+    monkeypatch.setattr(engine, "_ENCODE_ROWS_OF_CLUSTER", 256)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_slots_that_move_midway_are_followed(shop: Shop, nodes: Cluster) -> None:
     assets = ids(6_000)
     before = nodes.redirections()
@@ -318,6 +326,26 @@ def test_wrong_password_is_named_and_not_shown(shop: Shop, nodes: Cluster) -> No
     assert "open-" not in str(failure.value)
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_replica_that_is_made_the_primary_midway_is_followed(shop: Shop, nodes: Cluster) -> None:
+    old = nodes.primaries()[0]
+    path = shop.snapshot(WORK_ORDERS, T0, ids(6_000), 1)
+
+    def hand_over(done: int) -> None:
+        if done and old in nodes.primaries():
+            with nodes.replica_of(old).client as client:
+                client.execute_command("CLUSTER FAILOVER")
+            wait_for(lambda: old not in nodes.primaries())
+
+    with retrying_for(60):
+        done = online.publish(shop.store, WORK_ORDERS, T0, path, replicas=1, progress=hand_over)
+    assert done == online.Published(rows=6_000)
+    assert old not in nodes.primaries()
+    assert wrong(shop) == 0
+    nodes.heal()
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_primary_that_is_killed_midway_is_replaced_and_all_rows_are_there(shop: Shop, nodes: Cluster) -> None:
     assets = ids(6_000)
     shop.publish(WORK_ORDERS, T0, assets, 1)

@@ -22,8 +22,8 @@ from redis.cluster import ClusterNode
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import ClusterDownError
 
-from pipeline.online.redis.connections import Conversation, all_bytes, connect, first_error
-from pipeline.online.redis.layout import bulk_strings
+from pipeline.online.redis.connections import Bytes, Conversation, connect, first_error
+from pipeline.online.redis.layout import bulk_strings, joined
 
 # Blocks that are on their way or being executed while the next one is encoded.
 _BLOCKS_AHEAD = 4
@@ -135,7 +135,11 @@ class _Nodes:
         if not elsewhere:
             return share.keys, replies
         time.sleep(0.002 * (2 ** (share.tries - 1) - 1))  # at first not at all, at last for seconds
-        ahead += [self._redirected(share, row, reply) for row, reply in elsewhere.items()]
+        places: dict[tuple[int, bytes], list[int]] = {}
+        for (row, reply), slot in zip(elsewhere.items(), key_slots(share.keys.take(list(elsewhere))), strict=True):
+            places.setdefault(self._redirection(slot, reply), []).append(row)
+        for (number, before), rows in places.items():
+            ahead.append(self._sent(number, share.keys.take(rows), share.calls.take(rows), before, share.tries + 1))
         answered = [row for row in range(len(replies)) if row not in elsewhere]
         return share.keys.take(pa.array(answered, pa.int64())), [replies[row] for row in answered]
 
@@ -144,25 +148,20 @@ class _Nodes:
         for node in self._connected.values():
             node.confirm(replicas)
 
-    def _redirected(self, share: _Share, row: int, reply: str) -> _Share:
-        """Send a call again, to where the reply says, and before it what that node has to be told."""
-        keys, calls = share.keys.slice(row, 1), share.calls.slice(row, 1)
-        (slot,) = key_slots(keys)
-        code, number, before = reply.split()[0], self._owners[slot], b""
+    def _redirection(self, slot: int, reply: str) -> tuple[int, bytes]:
+        """Return the node to which `reply` sends a call, and what that has to be told right before it."""
+        code, number = reply.split()[0], int(self._owners[slot])
         if code in ("MOVED", "ASK"):
             host, port = reply.split()[2].rsplit(":", 1)
             number = self._number(host, int(port))
-            if code == "MOVED":
-                self._owners[slot] = number
-            else:
-                before = b"*1\r\n$6\r\nASKING\r\n"
-        elif code == "NOSCRIPT":
-            before = _load(self._script)
-        return self._sent(number, keys, calls, before, share.tries + 1)
+            if code == "ASK":
+                return number, b"*1\r\n$6\r\nASKING\r\n"
+            self._owners[slot] = number
+        return number, _load(self._script) if code == "NOSCRIPT" else b""
 
     def _sent(self, number: int, keys: pa.Array, calls: pa.Array, before: bytes = b"", tries: int = 1) -> _Share:
         node = self._node(number)
-        node.send(before + b"".join(calls.to_pylist()) if before else all_bytes(calls))
+        node.send(Bytes(joined(before, calls) if before else calls)[0 : len(calls)])
         return _Share(node, keys, calls, 2 if before else 1, tries)
 
     def _node(self, number: int) -> Conversation:

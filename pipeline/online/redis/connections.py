@@ -42,6 +42,18 @@ def connect(client: Redis) -> Iterator[AbstractConnection]:
         connection.disconnect()
 
 
+class Bytes:
+    """The values of a binary column, of which a slice is that of its buffer: values back to back, not copied."""
+
+    def __init__(self, column: pa.Array) -> None:
+        _, offsets, data = column.buffers()
+        self._bounds = memoryview(offsets).cast("i")[column.offset :]
+        self._data = memoryview(data) if data else memoryview(b"")
+
+    def __getitem__(self, rows: slice) -> memoryview:
+        return self._data[self._bounds[rows.start] : self._bounds[rows.stop]]
+
+
 class Conversation:
     """Commands as bytes and their replies on a connection, without a wait between the commands."""
 
@@ -68,7 +80,12 @@ class Conversation:
         have = 0
         for _ in range(_CONFIRM_TIMES if replicas else 0):
             self._connection.send_command("WAIT", replicas, _CONFIRM_MILLISECONDS)
-            have = cast(int, self._connection.read_response())
+            try:
+                have = cast(int, self._connection.read_response())
+            except exceptions.ResponseError as error:
+                if "replica instances" not in str(error):
+                    raise
+                raise exceptions.ConnectionError("a primary has become a replica meanwhile") from error
             if have >= replicas:
                 return
         if replicas:
@@ -83,10 +100,3 @@ def first_error(replies: Iterable[object]) -> RedisError | None:
             error.args = (str(reply),)  # the client would take the code off what Redis said
             return cast(RedisError, error)
     return None
-
-
-def all_bytes(column: pa.Array) -> memoryview:
-    """Return the values of a binary column back to back, not copied."""
-    _, offsets, data = column.buffers()
-    bounds = memoryview(offsets).cast("i")
-    return memoryview(data)[bounds[column.offset] : bounds[column.offset + len(column)]]

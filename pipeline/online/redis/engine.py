@@ -39,6 +39,8 @@ from pipeline.snapshots.files import (
 # Parquet is decoded in large batches; rows are encoded in small ones, so that Redis never waits for them.
 _READ_ROWS = 16_384
 _ENCODE_ROWS = 512
+# Of a cluster each node gets its share of a block.
+_ENCODE_ROWS_OF_CLUSTER = 2_048
 
 _FALLBACK = "publish with --engine feast, which is slower and works with every online store"
 _FULL = "its memory is full (maxmemory) and it may not evict: give it more, or free some"
@@ -241,6 +243,8 @@ def translated_errors() -> Iterator[None]:
 
 def may_pass(error: Exception) -> bool:
     """Return whether what the client of Redis or its socket raised may not come again at the next attempt."""
+    if isinstance(error, exceptions.RedisClusterException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what the last of the nodes has said
     return (
         isinstance(error, _PASSING)
         and not isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError)
@@ -256,22 +260,22 @@ def advice_for(text: str) -> str:
 
 
 def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
-    for batch in _batches(path):
+    for batch in _batches(path, _ENCODE_ROWS):
         keys = encoder.bulk_keys(batch.column("asset_id"))
         yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
 
 
 def _calls(encoder: RowEncoder, path: Path, stamp: bytes, script: bytes) -> Iterator[Block]:
     head = call_head(script, encoder.arguments)
-    for batch in _batches(path):
+    for batch in _batches(path, _ENCODE_ROWS_OF_CLUSTER):
         keys = encoder.keys(batch.column("asset_id"))
         yield keys, encoder.calls(batch, bulk_keys(keys), stamp, head)
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
     for read in open_snapshot(path).iter_batches(_READ_ROWS):
-        for start in range(0, read.num_rows, _ENCODE_ROWS):
-            yield read.slice(start, _ENCODE_ROWS)
+        for start in range(0, read.num_rows, rows):
+            yield read.slice(start, rows)
 
 
 def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from redis import Redis, RedisCluster, RedisError
 
 from pipeline.base.fault_points import fault_point
 from pipeline.online.redis.cluster import Block, call_head, evaluated
-from pipeline.online.redis.connections import Client, Conversation, connect, first_error
+from pipeline.online.redis.connections import Bytes, Client, Conversation, connect, first_error
 from pipeline.online.redis.layout import bulk_keys, bulk_strings, joined
 from pipeline.online.redis.scripts import DELETE_OLDER, HOLD_NEWER, RELEASE_NEWER, UNOWNED
 
@@ -198,7 +198,7 @@ class _Transactions:
 
     def send(self, rows: Rows) -> None:
         """Send a block of rows, in as many transactions as it takes."""
-        keys, commands = _Bytes(rows.keys), _Bytes(rows.commands)
+        keys, commands = Bytes(rows.keys), Bytes(rows.commands)
         parts: list[bytes | memoryview] = []
         for start, stop in _spans(rows):
             count = stop - start
@@ -237,18 +237,6 @@ class _Transactions:
             others = [reply for row, reply in failed.items() if row not in refused]
             self.error = self.error or first_error([held, *others, released])
             written.newer += held if isinstance(held, int) else 0
-
-
-class _Bytes:
-    """The values of a binary column, of which a slice is that of its buffer: values back to back, not copied."""
-
-    def __init__(self, column: pa.Array) -> None:
-        _, offsets, data = column.buffers()
-        self._bounds = memoryview(offsets).cast("i")[column.offset :]
-        self._data = memoryview(data) if data else memoryview(b"")
-
-    def __getitem__(self, rows: slice) -> memoryview:
-        return self._data[self._bounds[rows.start] : self._bounds[rows.stop]]
 
 
 def _spans(rows: Rows) -> Iterator[tuple[int, int]]:
