@@ -92,8 +92,9 @@ contracts: $(INSTALLED) .venv-contracts/.installed ## hold the newest snapshots 
 	@$(PYTHON) -m venv --clear .venv-contracts
 	@.venv-contracts/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
 
-docs: $(INSTALLED) ## write docs/features.md, docs/contracts, the grants of deploy/sql and the gateway's OpenAPI from the definitions
+docs: $(INSTALLED) ## write docs/features.md, docs/contracts, column lineage, the grants of deploy/sql and the gateway's OpenAPI from the definitions
 	@$(BIN)/python -m pipeline.operations.contracts docs/contracts
+	@$(BIN)/python -m pipeline.sources.column_lineage > lineage.new && mv lineage.new pipeline/runs/column_lineage.json
 	@$(BIN)/python materialize_features.py catalogue > docs/features.md.new && mv docs/features.md.new docs/features.md
 	@$(BIN)/python -m pipeline.sources.columns > deploy/sql/grants.new && mv deploy/sql/grants.new deploy/sql/postgres_grants.sql
 	@$(BIN)/python -m gateway.openapi > clients/typescript/openapi.new && mv clients/typescript/openapi.new clients/typescript/openapi.json

@@ -29,7 +29,7 @@ AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 #: Of the history, in days: the snapshots are weekly, and there is one of a year ago.
 _DAYS, _KEPT = 470, (364, 28, 21, 14, 7, 0)
 _WIDTH, _HEIGHT, _COLOURS = 1000, 1200, 64
-_UI_WIDTH, _UI_HEIGHT, _UI_SECONDS = 1400, 1000, 20
+_UI_WIDTH, _UI_HEIGHT, _UI_SECONDS, _UI_COLOURS = 1400, 1000, 20, 256
 
 
 def write_pictures(folder: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def _of_ui(directory: Path, folder: Path) -> list[Path]:
         for name in ("view", "lineage"):
             picture = folder / f"ui-{name}.png"
             screenshot(url + ui.PAGES[name], picture, width=_UI_WIDTH, height=_UI_HEIGHT, seconds=_UI_SECONDS)
-            _with_few_colours(picture)
+            _with_few_colours(picture, _UI_COLOURS)
             pictures.append(picture)
     return pictures
 
@@ -94,10 +94,10 @@ def screenshot(
         raise click.ClickException(f"{CHROMIUM} failed: {done.stderr[-500:]}")
 
 
-def _with_few_colours(picture: Path) -> None:
+def _with_few_colours(picture: Path, colours: int = _COLOURS) -> None:
     """Make the file a fifth as large: a page has few colours."""
     with Image.open(picture) as image:
-        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def _snapshots(directory: Path, data: Path) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.base.stop import raise_if_stopped
+from pipeline.runs.lineage import BACKFILL, told
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
     file_of,
@@ -110,7 +112,11 @@ def backfill(
     wanted = {instant: views_then for instant, views_then in lacking.items() if views_then}
     result.present = len(instants) - len(wanted)
     progress(result.present, len(instants))
-    with retrying_for(settings.retry_seconds), closing(computed(settings, wanted, result.implausible)) as snapshots_now:
+    with (
+        retrying_for(settings.retry_seconds),
+        told(BACKFILL, uuid4(), settings, None, max(instants, default=None), {}, views),
+        closing(computed(settings, wanted, result.implausible)) as snapshots_now,
+    ):
         for instant, snapshots in snapshots_now:
             result.renewed += not overwrite and any(
                 file_of(snapshot_path(settings.feature_data_dir, view, instant)) for view in snapshots
@@ -147,7 +153,11 @@ def revise(
             if path != newest:
                 wanted.setdefault(snapshot_instant(path), []).append(view)
     progress(0, len(wanted))
-    with retrying_for(settings.retry_seconds), closing(computed(settings, wanted)) as snapshots_now:
+    with (
+        retrying_for(settings.retry_seconds),
+        told(BACKFILL, uuid4(), settings, None, max(wanted, default=None), {}, views),
+        closing(computed(settings, wanted)) as snapshots_now,
+    ):
         for instant, snapshots in snapshots_now:
             _write_instant(settings, instant, snapshots, result, is_revision=True)
             result.written += 1

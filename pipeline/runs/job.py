@@ -19,6 +19,7 @@ from pipeline.base.views import ENGINE_REDIS
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.registry.ledger import Run, recorded
 from pipeline.registry.lock import one_at_a_time
+from pipeline.runs.lineage import MATERIALIZE, told
 from pipeline.runs.metrics import measured
 from pipeline.runs.one_instant import Progress, materialize
 from pipeline.runs.rollback import finish_rollbacks
@@ -55,7 +56,9 @@ def run_job(
                 lock = stack.enter_context(one_at_a_time(store, wait))
                 run.backend_pid = lock.backend_pid
                 if push:
-                    finish_rollbacks(store, settings, views, lock)
+                        finish_rollbacks(store, settings, views, lock)
+            stack.enter_context(told(MATERIALIZE, run.run_id, settings, store, as_of, run.results, views))
+            if store:
                 stack.enter_context(recorded(store, run))
             return materialize(
                 settings,

@@ -26,6 +26,7 @@ from pipeline.registry.feast_store import check_data_dir, open_feature_store, re
 from pipeline.registry.holds import Holds
 from pipeline.registry.ledger import ROLLED_BACK, Run, recorded
 from pipeline.registry.lock import RunLock, one_at_a_time
+from pipeline.runs.lineage import ROLLBACK, told
 from pipeline.snapshots.files import newest_snapshot, read_snapshot, snapshot_instant, snapshots
 from pipeline.snapshots.quarantine import move_newer
 from pipeline.snapshots.upkeep import keep_up
@@ -113,7 +114,8 @@ def _complete(store: FeatureStore, settings: Settings, view: str, lock: RunLock)
     hold = Holds(store).all()[view]
     result = ViewResult(view, note=hold.reason)
     run = Run(hold.as_of, [view], backend_pid=lock.backend_pid, results={view: result}, succeeds_as=ROLLED_BACK)
-    with recorded(store, run):
+    settings = load_settings()
+    with told(ROLLBACK, run.run_id, settings, store, hold.as_of, run.results, [view]), recorded(store, run):
         path = _snapshot_of(data_dir, view, hold.as_of)
         keep_up(data_dir, view)  # the columns of now, which are the online ones
         moved = move_newer(data_dir, view, hold.as_of)

@@ -19,6 +19,17 @@ from pipeline.sources.queries import query_text
 # Sites without wind turbines may lack these tables; columns they do not lack.
 OPTIONAL_TABLES = ("wind_turbine_metadata",)
 
+# What the features know of values: one that is new counts for nothing that is told apart by it.
+ENUMS = {
+    "alerts.severity": {"critical", "high", "medium", "low", "info"},
+    "assets.status": {"operational", "degraded", "down", "maintenance", "decommissioned"},
+    "work_orders.priority": {"critical", "high", "medium", "low"},
+    "work_orders.status": {
+        *("draft", "open", "scheduled", "in_progress", "on_hold", "completed", "closed", "cancelled"),
+    },
+    "work_orders.type": {"corrective", "preventive", "predictive", "inspection", "emergency"},
+}
+
 TELEMETRY_TABLE = "telemetry_aggregates"
 TELEMETRY_COLUMNS = (
     "tenant_id",

@@ -12,7 +12,7 @@ from pipeline.base.settings import Settings
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.columns import OPTIONAL_TABLES, postgres_columns, postgres_queries
+from pipeline.sources.columns import ENUMS, OPTIONAL_TABLES, postgres_columns, postgres_queries
 from pipeline.sources.postgres import PostgresSource, open_postgres
 
 POSTGRES = Subject("PostgreSQL")
@@ -22,6 +22,7 @@ STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_extraction.sql"
 _COLUMNS = Path(__file__).with_name("postgres_columns.sql").read_text(encoding="utf-8")
+_ENUMS = Path(__file__).with_name("postgres_enums.sql").read_text(encoding="utf-8")
 _SESSION = Path(__file__).with_name("postgres_session.sql").read_text(encoding="utf-8")
 
 
@@ -52,7 +53,7 @@ def _connected(source: PostgresSource) -> Iterator[Check]:
         with source.connection.cursor() as cursor:
             yield from _sessions(cursor)
             missing, unreadable = _columns(cursor)
-            yield _schema(missing)
+            yield _schema(missing, _changed_enums(cursor))
             yield _rights(unreadable)
         if missing or unreadable:
             yield POSTGRES.not_checked(("SQL",), "needs the tables and rights above")
@@ -104,7 +105,24 @@ def _without_empty(lists: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: items for name, items in lists.items() if items}
 
 
-def _schema(missing: dict[str, list[str]]) -> Check:
+def _changed_enums(cursor: psycopg2.extensions.cursor) -> list[str]:
+    """Return in what the values that columns may have differ from those that the features know."""
+    cursor.execute(_ENUMS, {"tables": list(postgres_columns())})
+    changed = []
+    for column, labels in cursor.fetchall():
+        known = ENUMS.get(column, set(labels))
+        changed += [f"{column} may be {label}, which no feature knows" for label in sorted({*labels} - known)]
+        changed += [f"{column} is never {label} any more" for label in sorted(known - {*labels})]
+    return changed
+
+
+def _schema(missing: dict[str, list[str]], changed_enums: list[str]) -> Check:
+    if not missing and changed_enums:
+        return POSTGRES.warning(
+            "schema",
+            "; ".join(changed_enums),
+            "decide what it means for the features, and adapt features/*.sql and ENUMS in pipeline/sources/columns.py",
+        )
     if not missing:
         return POSTGRES.ok("schema", f"{len(postgres_columns())} tables with every column that is read")
     lost = [
