@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
-	gateway deploy-tools test-manifests image-test test-pages pictures \
+	gateway deploy-tools test-airflow test-manifests image-test test-pages pictures \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -64,6 +64,15 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 	@echo "installing checkov and the other checkers into .venv-deploy (a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-deploy
 	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
+
+test-airflow: $(INSTALLED) .venv-airflow/.installed ## the DAGs of deploy/airflow, by Airflow itself
+	@$(BIN)/python -m pytest tests/production/test_airflow.py
+
+# Airflow pins what Feast pins otherwise.
+.venv-airflow/.installed: requirements-airflow.lock
+	@echo "installing Airflow into .venv-airflow (a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-airflow
+	@.venv-airflow/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
 
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
@@ -129,10 +138,11 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	@$(LOCK) --output-file requirements.lock requirements.txt
 	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
 	@$(LOCK) --output-file requirements-deploy.lock requirements-deploy.txt
+	@$(LOCK) --output-file requirements-airflow.lock requirements-airflow.txt
 
 clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .venv-deploy .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
+	@rm -rf .local $(VENV) .venv-deploy .venv-airflow .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment, if there is none that works.

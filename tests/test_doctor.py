@@ -23,7 +23,7 @@ from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
 from pipeline.base.clock import duration
 from pipeline.base.settings import load_settings
-from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.base.specs import SERVICES, VIEWS, snapshot_schema
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject
@@ -485,6 +485,10 @@ def test_definitions_that_differ(
         view = VIEWS["work_order_features"]
         patch.setattr(view, "features", view.features[:-1])
         fails(f"feature view work_order_features: features {VIEWS['work_order_features'].projection.features[-1].name}")
+    with monkeypatch.context() as patch:
+        (projection, *_) = SERVICES["predictive_maintenance_v1"].feature_view_projections
+        patch.setattr(projection, "features", projection.features[:-1])
+        fails("feature service predictive_maintenance_v1: features model")
     with monkeypatch.context() as patch:
         patch.setattr(VIEWS["asset_features"], "description", "other words")
         found = findings("Registry")

@@ -240,9 +240,14 @@ def _in_detail(stored: Any, definition: Any, changes: list[str]) -> str:
         if change == "batch_source" and stored.batch_source.path != definition.batch_source.path:
             details.append(f"its snapshots are registered in {stored.batch_source.path}")
         elif change == "features":
-            have, want = ({field.name for field in view.features} for view in (stored, definition))
-            names = sorted(have ^ want)
-            details.append(f"features {', '.join(names)}" if names else "types of features")
+            names = sorted(_features(stored) ^ _features(definition))
+            details.append(f"features {', '.join(names)}" if names else "types or sources of features")
         else:
             details.append(change)
     return ", ".join(details)
+
+
+def _features(item: Any) -> set[str]:
+    """Return the names of the features of a view, or of all views of a service."""
+    views = item.feature_view_projections if isinstance(item, FeatureService) else [item]
+    return {field.name for view in views for field in view.features}
