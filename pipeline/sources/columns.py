@@ -19,7 +19,6 @@ from pipeline.sources.queries import query_text
 # Sites without wind turbines may lack these tables; columns they do not lack.
 OPTIONAL_TABLES = ("wind_turbine_metadata",)
 
-TELEMETRY_TABLE = "telemetry_aggregates"
 TELEMETRY_COLUMNS = (
     "tenant_id",
     "asset_id",
