@@ -500,6 +500,23 @@ def test_definitions_that_differ(
     healthy.register()
 
 
+@pytest.mark.filterwarnings("ignore:The spark data source API:RuntimeWarning")
+@pytest.mark.parametrize("engine", ["spark", "clickhouse"])
+def test_sources_of_an_engine_are_no_fault(
+    healthy: Production, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("data_sources._offline_store", lambda: engine)
+        healthy.register()
+    assert broken(findings("Registry")) == {}
+    if engine == "spark":
+        with monkeypatch.context() as patch:
+            patch.setenv("FEATURE_DATA_DIR", str(tmp_path / "elsewhere"))
+            assert broken(findings("Registry")) == {"Registry definitions": "fails"}
+    assert invoke("--as-of", healthy.as_of_text, "--view", "work_order_features").exit_code == 0
+    healthy.register()
+
+
 def test_a_run_that_is_busy_is_no_fault(healthy: Production) -> None:
     with open_feature_store() as store, one_at_a_time(store):
         found = findings("Registry")
