@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
-	gateway deploy-tools test-manifests image-test test-pages ui pictures contracts \
+	gateway deploy-tools test-airflow test-spark test-manifests image-test test-pages ui pictures contracts \
 	lint lint-python lint-layers lint-sql types lock clean
 
 help: ## list the targets
@@ -65,6 +65,23 @@ test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and
 	@$(PYTHON) -m venv --clear .venv-deploy
 	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
 
+test-airflow: $(INSTALLED) .venv-airflow/.installed ## the DAGs of deploy/airflow, by Airflow itself
+	@$(BIN)/python -m pytest tests/production/test_airflow.py
+
+# Airflow pins what Feast pins otherwise.
+.venv-airflow/.installed: requirements-airflow.lock
+	@echo "installing Airflow into .venv-airflow (a minute, once)"
+	@$(PYTHON) -m venv --clear .venv-airflow
+	@.venv-airflow/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $< && touch $@
+
+test-spark: $(INSTALLED) .venv-spark/.installed deploy-tools ## deploy/feature_store.spark.yaml on a Spark cluster; needs Java 17
+	@$(BIN)/python -m pytest tests/production/test_spark.py
+
+.venv-spark/.installed: requirements-spark.lock
+	@echo "installing Spark into .venv-spark (a minute, once)"
+	@rm -rf .venv-spark
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --target .venv-spark -r $< && touch $@
+
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
 	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
 
@@ -108,8 +125,9 @@ client: docs ## write the types of clients/typescript from the OpenAPI, and comp
 		$(call NODE,node) node_modules/typescript/bin/tsc
 
 # Programs that check what deploy/ holds, by their Debian packages. Without one of them its test is passed over.
-deploy-tools: ## install promtool, systemd-analyze, logrotate and Redis 7, as root on Debian, where they are missing
-	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate redis-server:redis-server; do \
+deploy-tools: ## install promtool, systemd-analyze, logrotate, Redis 7 and Java, as root on Debian, where they are missing
+	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate redis-server:redis-server \
+		java:openjdk-17-jre-headless; do \
 		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
 	done | xargs -r sh -c 'echo "installing $$*"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 
@@ -144,10 +162,12 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
 	@$(LOCK) --output-file requirements-deploy.lock requirements-deploy.txt
 	@$(LOCK) --output-file requirements-contracts.lock requirements-contracts.txt
+	@$(LOCK) --output-file requirements-airflow.lock requirements-airflow.txt
+	@$(LOCK) --output-file requirements-spark.lock requirements-spark.txt
 
-clean: ## stop the stack; remove its data, the caches and the virtual environment; keep data/ and .env
+clean: ## stop the stack; remove its data, the caches and the virtual environments; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi
-	@rm -rf .local $(VENV) .venv-deploy .venv-contracts .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
+	@rm -rf .local .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .hypothesis .schemathesis feast_monitoring
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment, if there is none that works.

@@ -23,7 +23,7 @@ from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
 from pipeline.base.clock import duration
 from pipeline.base.settings import load_settings
-from pipeline.base.specs import VIEWS, snapshot_schema
+from pipeline.base.specs import SERVICES, VIEWS, snapshot_schema
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
 from pipeline.operations.doctor.check import Check, State, Subject
@@ -494,6 +494,10 @@ def test_definitions_that_differ(
         patch.setattr(view, "features", view.features[:-1])
         fails(f"feature view work_order_features: features {VIEWS['work_order_features'].projection.features[-1].name}")
     with monkeypatch.context() as patch:
+        (projection, *_) = SERVICES["predictive_maintenance_v1"].feature_view_projections
+        patch.setattr(projection, "features", projection.features[:-1])
+        fails("feature service predictive_maintenance_v1: features model")
+    with monkeypatch.context() as patch:
         patch.setattr(VIEWS["asset_features"], "description", "other words")
         found = findings("Registry")
         assert broken(found) == {"Registry definitions": "warning"}
@@ -501,6 +505,23 @@ def test_definitions_that_differ(
     with closing(healthy.admin(REGISTRY)) as connection, connection.cursor() as cursor:
         cursor.execute("delete from feast.feature_services; delete from feast.entities where entity_name = 'site'")
     fails("entity site is not registered; feature service predictive_maintenance_v1 is not registered")
+    healthy.register()
+
+
+@pytest.mark.filterwarnings("ignore:The spark data source API:RuntimeWarning")
+@pytest.mark.parametrize("engine", ["spark", "clickhouse"])
+def test_sources_of_an_engine_are_no_fault(
+    healthy: Production, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("data_sources._offline_store", lambda: engine)
+        healthy.register()
+    assert broken(findings("Registry")) == {}
+    if engine == "spark":
+        with monkeypatch.context() as patch:
+            patch.setenv("FEATURE_DATA_DIR", str(tmp_path / "elsewhere"))
+            assert broken(findings("Registry")) == {"Registry definitions": "fails"}
+    assert invoke("--as-of", healthy.as_of_text, "--view", "work_order_features").exit_code == 0
     healthy.register()
 
 

@@ -73,6 +73,8 @@ def _kept(text: str) -> str:
 
 
 DEFAULT_DATA_DIR = Path("data")
+# As dCMMS calls it, and the SQL.
+TELEMETRY_TABLE = "telemetry_aggregates"
 DataDirectory = Annotated[Path, BeforeValidator(lambda path: _path(path) or DEFAULT_DATA_DIR)]
 OptionalFile = Annotated[FilePath | None, BeforeValidator(lambda path: _path(path))]
 
@@ -106,6 +108,7 @@ class Settings(BaseSettings):
     clickhouse_client_cert: OptionalFile = None
     clickhouse_client_cert_key: OptionalFile = None
     clickhouse_database: str = Field("dcmms_analytics", pattern=r"^\w+$")
+    clickhouse_table: str = Field(TELEMETRY_TABLE, pattern=r"^[A-Za-z_]\w*$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
     statement_timeout_seconds: int = Field(900, ge=1, le=2_000_000)  # PostgreSQL counts milliseconds in 32 bits

@@ -56,7 +56,7 @@ def run_job(
                 lock = stack.enter_context(one_at_a_time(store, wait))
                 run.backend_pid = lock.backend_pid
                 if push:
-                        finish_rollbacks(store, settings, views, lock)
+                    finish_rollbacks(store, settings, views, lock)
             stack.enter_context(told(MATERIALIZE, run.run_id, settings, store, as_of, run.results, views))
             if store:
                 stack.enter_context(recorded(store, run))

@@ -24,7 +24,7 @@ from urllib3.exceptions import (
 from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.retries import attempts
-from pipeline.base.settings import Settings
+from pipeline.base.settings import TELEMETRY_TABLE, Settings
 
 # They log an error besides raising it, and every try.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
@@ -34,6 +34,7 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 _PASSING_CODES = {202, 209, 210, 279, 999}
 # How a server that breaks off says why: as text after the blocks that it has sent.
 _SERVER_ERROR = re.compile(r"Code: (\d+)\. DB::Exception: [^\r\n]*")
+_TABLE = re.compile(rf"\b{TELEMETRY_TABLE}\b")
 # So much of the end of an answer is kept to find that.
 _TAIL_BYTES = 16_384
 # Of a proxy before the server; the driver keeps the status in the text only.
@@ -43,12 +44,18 @@ _PASSING_STATUS = re.compile(r"HTTP status 50[234]\b")
 class ClickHouseSource:
     """A connection whose errors are one line for a person."""
 
-    def __init__(self, client: Client, where: str, timeout_seconds: int) -> None:
+    def __init__(self, client: Client, where: str, timeout_seconds: int, table: str) -> None:
         self.client = client
+        self.table = table
         self.where = where
         # what was asked for last, and the rows: one pass over the telemetry gives several views
         self.last_read: tuple[tuple[object, ...], pa.Table] | None = None
-        self._settings = {"max_execution_time": timeout_seconds}
+        # Where the table is Distributed, what a query compares with comes from all shards, too.
+        self._settings = {"max_execution_time": timeout_seconds, "distributed_product_mode": "global"}
+
+    def named(self, query: str) -> str:
+        """Return `query` with the name that the telemetry table has here."""
+        return _TABLE.sub(self.table, query)
 
     def stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         """Return the rows of `query` as a table of exactly `schema`; `parameters` are bound by the server.
@@ -60,7 +67,7 @@ class ClickHouseSource:
     def _stream(self, query: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         settings = self._settings | {"output_format_arrow_string_as_string": 1}
         try:
-            source: Any = self.client.raw_stream(query, dict(parameters), settings, fmt="ArrowStream")
+            source: Any = self.client.raw_stream(self.named(query), dict(parameters), settings, fmt="ArrowStream")
             with closing(source):
                 table = self._whole(_Answer(source))
             table = table.select(schema.names).cast(schema)
@@ -132,7 +139,7 @@ def open_clickhouse(settings: Settings, connect_seconds: int = 10) -> Iterator[C
     client = attempts()(_connect, arguments, where)
     fault_point("clickhouse: connected")
     try:
-        yield ClickHouseSource(client, where, settings.statement_timeout_seconds)
+        yield ClickHouseSource(client, where, settings.statement_timeout_seconds, settings.clickhouse_table)
     finally:
         client.close()
 

@@ -15,8 +15,9 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
+from pipeline.base.settings import TELEMETRY_TABLE
 from pipeline.base.specs import SPECS
-from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE, postgres_columns
+from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns
 from pipeline.sources.extract import query_of
 
 # A table of dCMMS, and a column of it.

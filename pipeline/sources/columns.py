@@ -30,7 +30,6 @@ ENUMS = {
     "work_orders.type": {"corrective", "preventive", "predictive", "inspection", "emergency"},
 }
 
-TELEMETRY_TABLE = "telemetry_aggregates"
 TELEMETRY_COLUMNS = (
     "tenant_id",
     "asset_id",

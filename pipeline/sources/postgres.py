@@ -41,6 +41,8 @@ _SPELLING = {
 _PLANNING = {"enable_nestloop": "off", "jit": "off"}
 # A server ends a query at its statement_timeout. Where nothing is heard of that for so many seconds more, it is gone.
 _SILENCE_SECONDS = 10
+# The SQL asks pg_input_is_valid, which came with it.
+OLDEST_VERSION = 16
 
 
 class PostgresSource:
@@ -66,9 +68,15 @@ class PostgresSource:
         """Return the rows of `query` for the instants `as_of` as a table of exactly `schema`.
 
         `query` reads its instants from the setting `feature_store.as_of`. Raises `Unavailable` where the connection is
-        lost, and the transaction with it, and `PipelineError` where the database refuses it or a column of `schema` is
-        missing.
+        lost, and the transaction with it, and `PipelineError` where the database refuses it, is too old, or a column of
+        `schema` is missing.
         """
+        if self.connection.server_version < OLDEST_VERSION * 10_000:
+            version = self.connection.server_version // 10_000
+            raise PipelineError(
+                f"PostgreSQL {self._where} is version {version}, and the SQL needs {OLDEST_VERSION}: "
+                f"upgrade to PostgreSQL {OLDEST_VERSION}"
+            )
         prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
         buffer = io.BytesIO()
         try:

@@ -11,13 +11,13 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httpclient import HttpClient
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.settings import Settings
+from pipeline.base.settings import TELEMETRY_TABLE, Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse, reason
-from pipeline.sources.columns import TELEMETRY_COLUMNS, TELEMETRY_TABLE
+from pipeline.sources.columns import TELEMETRY_COLUMNS
 from pipeline.sources.extract import query_of
 from pipeline.sources.telemetry import check_bucket_width, query_parameters
 
@@ -86,37 +86,38 @@ def _role(client: Client) -> Check:
 
 
 def _table(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Iterator[Check]:
-    columns = _visible_columns(source.client)
+    table = source.table
+    columns = _visible_columns(source.client, table)
     if missing := [column for column in TELEMETRY_COLUMNS if column not in columns]:
         everything = len(missing) == len(TELEMETRY_COLUMNS)
         yield CLICKHOUSE.fails(
             "schema",
-            f"{settings.clickhouse_database} has no {TELEMETRY_TABLE}, or this user may not see it"
+            f"{settings.clickhouse_database} has no {table}, or this user may not see it"
             if everything
-            else f"{TELEMETRY_TABLE} lacks {', '.join(missing)}, or this user may not see them",
-            f"check CLICKHOUSE_DATABASE, and grant select on the table: see {_GRANTS}",
+            else f"{table} lacks {', '.join(missing)}, or this user may not see them",
+            f"check CLICKHOUSE_DATABASE and CLICKHOUSE_TABLE, and grant select on the table: see {_GRANTS}",
         )
         yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the table")
         return
-    yield CLICKHOUSE.ok("schema", f"{TELEMETRY_TABLE} with every column that is read")
-    yield _query(source.client, settings, as_of)
+    yield CLICKHOUSE.ok("schema", f"{table} with every column that is read")
+    yield _query(source, settings, as_of)
     yield from _data(source, settings, as_of)
 
 
-def _visible_columns(client: Client) -> set[str]:
+def _visible_columns(client: Client, table: str) -> set[str]:
     found = client.query(
         "select name from system.columns where database = currentDatabase() and table = {table:String}",
-        parameters={"table": TELEMETRY_TABLE},
+        parameters={"table": table},
     )
     return {row[0] for row in found.result_rows}
 
 
-def _query(client: Client, settings: Settings, as_of: datetime) -> Check:
+def _query(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Check:
     """Have the server plan each query: it finds functions and rights that are missing."""
     parameters = query_parameters(as_of, [0], settings.bucket_seconds, [])
     for view in (spec for spec in SPECS.values() if spec.engine == "clickhouse"):
         try:
-            client.query(f"explain {query_of(view.name)}", parameters=parameters)
+            source.client.query(source.named(f"explain {query_of(view.name)}"), parameters=parameters)
         except ClickHouseError as error:
             fix = f"compare the table with {view.definition.tags['sql']}, the rights with {_GRANTS}"
             return CLICKHOUSE.fails("SQL", reason(error), fix)
@@ -140,7 +141,7 @@ def _data(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Iter
         return
     text = f"{row['buckets']:,} buckets in 90 d, the newest from {row['newest']:%Y-%m-%d %H:%M} UTC"
     if as_of - row["newest"] > LATE + timedelta(seconds=settings.bucket_seconds):
-        yield CLICKHOUSE.warning("telemetry", f"{text}: late", "check the ingestion into telemetry_aggregates")
+        yield CLICKHOUSE.warning("telemetry", f"{text}: late", f"check the ingestion into {source.table}")
     else:
         yield CLICKHOUSE.ok("telemetry", text)
     try:

@@ -13,10 +13,9 @@ from pipeline.operations.doctor.check import Check, Subject
 from pipeline.operations.doctor.clock import check_clock
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.sources.columns import ENUMS, OPTIONAL_TABLES, postgres_columns, postgres_queries
-from pipeline.sources.postgres import PostgresSource, open_postgres
+from pipeline.sources.postgres import OLDEST_VERSION, PostgresSource, open_postgres
 
 POSTGRES = Subject("PostgreSQL")
-OLDEST_VERSION = 16
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 15
 

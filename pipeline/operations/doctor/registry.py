@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView
+from feast.data_source import DataSource
 from feast.diff.registry_diff import diff_registry_objects
+from feast.infra.offline_stores.contrib.clickhouse_offline_store.clickhouse_source import ClickhouseSource
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.infra.registry.registry import FeastObjectType
 from feast.infra.registry.sql import (
     SqlRegistryConfig,
@@ -228,21 +231,43 @@ def _changes(stored: Any, definition: Any) -> list[str]:
     difference = diff_registry_objects(stored, definition, kind)
     changes = [change.property_name for change in difference.feast_object_property_diffs]
     # the registry adds to a source when it was registered
-    if "batch_source" in changes and stored.batch_source == definition.batch_source:
+    if "batch_source" in changes and (
+        stored.batch_source == definition.batch_source or _is_of_an_engine(stored.batch_source, definition.batch_source)
+    ):
         changes.remove("batch_source")
+    # of a service it is in the sources of its views, too
+    if "features" in changes and kind == FeastObjectType.FEATURE_SERVICE and _typed(stored) == _typed(definition):
+        changes.remove("features")
     return changes
+
+
+def _is_of_an_engine(stored: DataSource, definition: DataSource) -> bool:
+    """Return whether a source is what the yaml of Spark or ClickHouse in deploy/ makes of the one that is defined."""
+    if isinstance(stored, ClickhouseSource):
+        return True
+    return isinstance(stored, SparkSource) and stored.path == getattr(definition, "path", None)
+
+
+def _typed(service: FeatureService) -> set[tuple[str, str, str]]:
+    return {(view.name, f.name, str(f.dtype)) for view in service.feature_view_projections for f in view.features}
 
 
 def _in_detail(stored: Any, definition: Any, changes: list[str]) -> str:
     """Return the changed properties; of a source the path, of features the names."""
     details = []
     for change in changes:
-        if change == "batch_source" and stored.batch_source.path != definition.batch_source.path:
-            details.append(f"its snapshots are registered in {stored.batch_source.path}")
+        path = getattr(stored.batch_source, "path", None) if change == "batch_source" else None
+        if path and path != getattr(definition.batch_source, "path", None):
+            details.append(f"its snapshots are registered in {path}")
         elif change == "features":
-            have, want = ({field.name for field in view.features} for view in (stored, definition))
-            names = sorted(have ^ want)
+            names = sorted(_features(stored) ^ _features(definition))
             details.append(f"features {', '.join(names)}" if names else "types of features")
         else:
             details.append(change)
     return ", ".join(details)
+
+
+def _features(item: Any) -> set[str]:
+    """Return the names of the features of a view, or of all views of a service."""
+    views = item.feature_view_projections if isinstance(item, FeatureService) else [item]
+    return {field.name for view in views for field in view.features}
