@@ -1,16 +1,19 @@
-"""The offline store: one directory of Parquet snapshots per feature view.
+"""The offline store: the snapshots of each feature view, in a directory of Parquet files or an Iceberg table.
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`; the data directory is `FEATURE_DATA_DIR`, by default
 `data/` beside this file. Sources carry absolute paths: the DuckDB store resolves a relative one against the
-caller's working directory.
+caller's working directory. Where `FEATURE_SNAPSHOTS` names a store, they are there: docs/object-storage.md.
 """
 
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from feast import FileSource
+from feast import FileSource, RepoConfig
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from settings_file import REPOSITORY, file_values
 
@@ -20,23 +23,53 @@ logging.getLogger("feast.infra.offline_stores.file_source").addFilter(
 )
 
 
+class SnapshotsTable(IcebergSource):
+    """An Iceberg table of snapshots, which the first run makes: `feast apply` does not ask for it."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """Take it for there."""
+
+
 def data_dir() -> Path:
     """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
 
     As for the job, the environment wins over the settings file, and empty counts as not set.
     """
-    settings = file_values() | os.environ
-    return (REPOSITORY / (settings.get("FEATURE_DATA_DIR") or "data")).resolve()
+    return (REPOSITORY / (_settings().get("FEATURE_DATA_DIR") or "data")).resolve()
 
 
-def snapshots_of(view: str) -> FileSource:
-    """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files."""
-    return FileSource(
-        name=f"{view}_snapshots",
-        path=str(data_dir() / view),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created",
-        description=f"Snapshots of {view}, one Parquet file per as-of instant.",
-        owner="ml-platform@dcmms.example",
-    )
+def snapshots_of(view: str) -> DataSource:
+    """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files, or a table."""
+    common: dict[str, Any] = {
+        "name": f"{view}_snapshots",
+        "timestamp_field": "event_timestamp",
+        "created_timestamp_column": "created",
+        "description": f"Snapshots of {view}, one per as-of instant.",
+        "owner": "ml-platform@dcmms.example",
+    }
+    if place := _settings().get("FEATURE_SNAPSHOTS"):
+        catalog, namespace = place.removeprefix("iceberg://").split("/")
+        kind = _catalog_kind(catalog)
+        # Nothing else is in the registry: the address and the credentials are the environment's.
+        return SnapshotsTable(
+            catalog_type="pyiceberg",
+            catalog_name=catalog,
+            catalog_properties={"type": kind} if kind else {},
+            warehouse="",
+            namespace=namespace,
+            table=view,
+            **common,
+        )
+    return FileSource(path=str(data_dir() / view), file_format=ParquetFormat(), **common)
+
+
+def _catalog_kind(catalog: str) -> str:
+    """Return the type of a catalog as PyIceberg has it: what the environment says, or what its address tells."""
+    known = {name.upper(): value for name, value in _settings().items()}
+    prefix = f"PYICEBERG_CATALOG__{catalog.upper().replace('-', '_')}__"
+    address = known.get(f"{prefix}URI") or ""
+    return known.get(f"{prefix}TYPE") or ("rest" if address.startswith("http") else "sql")
+
+
+def _settings() -> dict[str, str]:
+    return file_values() | os.environ

@@ -31,9 +31,7 @@ def verify(sample: int | None, views: list[str]) -> None:
     console = Console([], quiet=False)
     settings = load_settings()
     with open_feature_store() as store:
-        features = [
-            feature for view in views for feature in compare(store, settings.feature_data_dir, view, sample=sample)
-        ]
+        features = [feature for view in views for feature in compare(store, settings.snapshots, view, sample=sample)]
         unowned = unowned_fields(store) if sample is None and can_be_listed(store) else 0
     console.consistency(features)
     if unowned:
@@ -67,5 +65,5 @@ def prune(views: list[str], wait: float | None) -> None:
     settings = load_settings()
     with open_feature_store() as store, one_at_a_time(store, wait):
         for view in views:
-            console.report(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")
+            console.report(f"{view}: {remove(store, settings.snapshots, view):,} entities removed")
         console.report(f"{unowned_fields(store, delete=True):,} fields removed that no registered view has")

@@ -55,7 +55,7 @@ def run_job(
                 lock = stack.enter_context(one_at_a_time(store, wait))
                 run.backend_pid = lock.backend_pid
                 if push:
-                    finish_rollbacks(store, settings.feature_data_dir, views, lock)
+                    finish_rollbacks(store, settings.snapshots, views, lock)
                 stack.enter_context(recorded(store, run))
             return materialize(
                 settings,

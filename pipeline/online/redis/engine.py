@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 from typing import cast
 
 import feast
@@ -19,6 +18,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from redis import Redis, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
+from pipeline.base.places import Snapshot
 from pipeline.online.redis.departed import departed_online, departed_since, scan
 from pipeline.online.redis.layout import ENCODED_TYPES, TESTED_FEAST, RowEncoder, serialized_stamp
 from pipeline.online.redis.writer import Rows, Written, connect, delete_rows, write_rows
@@ -26,6 +26,7 @@ from pipeline.online.redis.writer import unowned_fields as delete_unowned
 from pipeline.snapshots.files import (
     LATEST,
     can_be_read,
+    data_dir_of,
     open_snapshot,
     schema_of,
     set_aside_in,
@@ -104,7 +105,7 @@ def write_snapshot_rows(
     store: FeatureStore,
     view: FeatureView,
     as_of: datetime,
-    path: Path,
+    path: Snapshot,
     *,
     over: datetime | None = None,
     progress: Callable[[int], None] = lambda _: None,
@@ -123,7 +124,9 @@ def write_snapshot_rows(
         )
 
 
-def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, scan: bool = False) -> int:
+def remove_departed(
+    store: FeatureStore, view: FeatureView, as_of: datetime, path: Snapshot, *, scan: bool = False
+) -> int:
     """Delete the view's values of entities that the snapshot at `path` does not have; return how many had some.
 
     What is online comes from the snapshot that was published last or, where a run died while publishing, from one
@@ -142,7 +145,7 @@ def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, pat
         )
 
 
-def remove_all_but(store: FeatureStore, view: FeatureView, path: Path) -> int:
+def remove_all_but(store: FeatureStore, view: FeatureView, path: Snapshot) -> int:
     """Delete the view's values of entities without a row in the snapshot at `path`, from whatever instant they are.
 
     Return how many had some. A row that was set aside is none: what is online of it came later.
@@ -241,7 +244,7 @@ def advice_for(text: str) -> str:
     return advice or "check that it is up and the connection string in feature_store.yaml"
 
 
-def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
+def _encoded(encoder: RowEncoder, path: Snapshot, stamp: bytes) -> Iterator[Rows]:
     for read in open_snapshot(path).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, _ENCODE_ROWS):
             batch = read.slice(start, _ENCODE_ROWS)
@@ -249,9 +252,9 @@ def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
             yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
 
 
-def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:
+def _snapshots_online(view: FeatureView, as_of: datetime, path: Snapshot) -> list[Snapshot]:
     """Return the snapshots from which all that is online comes; none where they are not all at hand."""
-    data_dir, published = path.parents[2], view.most_recent_end_time
+    data_dir, published = data_dir_of(path), view.most_recent_end_time
     if not published or published >= as_of:  # a snapshot of the same instant has been replaced
         return []
     snapshots = snapshots_between(data_dir, view.name, published, as_of)
