@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks.extraction import measure_fleets
 from benchmarks.history import measure_history
+from benchmarks.iceberg import measure_iceberg
 from benchmarks.publishing import VIEW, measure_publishing
 from benchmarks.reads import measure_reads
 from benchmarks.report import write_report
@@ -22,6 +23,7 @@ from dev.stack import REPOSITORY
 
 # The parts of the report, and which field of a record tells the size at which it was measured.
 SIZES = {"publishing": "entities", "fleets": "assets", "serving": None, "reads": None, "history": None, "report": None}
+SIZES |= {"iceberg": None}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,6 +87,7 @@ def main(
             "history": lambda: measure_history(say),
             "reads": lambda: measure_reads(read_seconds, say),
             "report": lambda: measure_watching(say),
+            "iceberg": lambda: measure_iceberg(say),
         }
         for part in parts or SIZES:
             figures[part] = _replaced(figures.get(part, []), measure[part](), SIZES[part])
