@@ -159,6 +159,7 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	$(MAKE_VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input $$(grep '^uv==' requirements-dev.txt)
 	@$(LOCK) --output-file requirements.lock requirements.txt
+	@$(LOCK) --output-file requirements-iceberg.lock --constraint requirements.lock requirements-iceberg.txt
 	@$(LOCK) --output-file requirements-dev.lock --constraint requirements.lock requirements-dev.txt
 	@$(LOCK) --output-file requirements-deploy.lock requirements-deploy.txt
 	@$(LOCK) --output-file requirements-contracts.lock requirements-contracts.txt

@@ -1,8 +1,8 @@
-"""The offline store: one directory of Parquet snapshots per feature view.
+"""The offline store: the snapshots of each feature view, in a directory of Parquet files or an Iceberg table.
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`; the data directory is `FEATURE_DATA_DIR`, by default
 `data/` beside this file. Sources carry absolute paths: the DuckDB store resolves a relative one against the
-caller's working directory.
+caller's working directory. Where `FEATURE_SNAPSHOTS` names a store, they are there: docs/object-storage.md.
 """
 
 import logging
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from feast import FileSource
+from feast import FileSource, RepoConfig
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from settings_file import REPOSITORY, file_values
 
@@ -26,17 +27,23 @@ logging.getLogger("feast.infra.offline_stores.file_source").addFilter(
 warnings.filterwarnings("ignore", message="The spark data source API is an experimental feature")
 
 
+class SnapshotsTable(IcebergSource):
+    """An Iceberg table of snapshots, which the first run makes: `feast apply` does not ask for it."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """Take it for there."""
+
+
 def data_dir() -> Path:
     """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
 
     As for the job, the environment wins over the settings file, and empty counts as not set.
     """
-    settings = file_values() | os.environ
-    return (REPOSITORY / (settings.get("FEATURE_DATA_DIR") or "data")).resolve()
+    return (REPOSITORY / (_settings().get("FEATURE_DATA_DIR") or "data")).resolve()
 
 
 def snapshots_of(view: str) -> DataSource:
-    """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files.
+    """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files, or a table.
 
     It is of the class that the offline store takes which feature_store.yaml names: Spark reads the same files,
     ClickHouse a table of the view's name that `deploy/snapshots_to_clickhouse.py` fills.
@@ -47,7 +54,7 @@ def snapshots_of(view: str) -> DataSource:
         "name": f"{view}_snapshots" + (f"_{engine}" if engine in ("spark", "clickhouse") else ""),
         "timestamp_field": "event_timestamp",
         "created_timestamp_column": "created",
-        "description": f"Snapshots of {view}, one Parquet file per as-of instant.",
+        "description": f"Snapshots of {view}, one per as-of instant.",
         "owner": "ml-platform@dcmms.example",
     }
     if engine == "spark":
@@ -58,14 +65,39 @@ def snapshots_of(view: str) -> DataSource:
         from feast.infra.offline_stores.contrib.clickhouse_offline_store.clickhouse_source import ClickhouseSource
 
         return ClickhouseSource(table=view, **common)
+    if place := _settings().get("FEATURE_SNAPSHOTS"):
+        catalog, namespace = place.removeprefix("iceberg://").split("/")
+        kind = _catalog_kind(catalog)
+        # Nothing else is in the registry: the address and the credentials are the environment's.
+        return SnapshotsTable(
+            catalog_type="pyiceberg",
+            catalog_name=catalog,
+            catalog_properties={"type": kind} if kind else {},
+            warehouse="",
+            namespace=namespace,
+            table=view,
+            **common,
+        )
     return FileSource(path=str(data_dir() / view), file_format=ParquetFormat(), **common)
+
+
+def _catalog_kind(catalog: str) -> str:
+    """Return the type of a catalog as PyIceberg has it: what the environment says, or what its address tells."""
+    known = {name.upper(): value for name, value in _settings().items()}
+    prefix = f"PYICEBERG_CATALOG__{catalog.upper().replace('-', '_')}__"
+    address = known.get(f"{prefix}URI") or ""
+    return known.get(f"{prefix}TYPE") or ("rest" if address.startswith("http") else "sql")
 
 
 def _offline_store() -> str:
     """Return the type of the offline store in the feature_store.yaml of now; whoever opens it says what is wrong."""
-    named = (file_values() | os.environ).get("FEAST_FS_YAML_FILE_PATH")
+    named = _settings().get("FEAST_FS_YAML_FILE_PATH")
     try:
         config = yaml.safe_load(Path(named or REPOSITORY / "feature_store.yaml").read_text(encoding="utf-8"))
         return str(config["offline_store"]["type"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return "duckdb"
+
+
+def _settings() -> dict[str, str]:
+    return file_values() | os.environ

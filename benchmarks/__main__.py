@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.cluster import measure_cluster
 from benchmarks.extraction import measure_fleets
 from benchmarks.history import measure_history
+from benchmarks.iceberg import measure_iceberg
 from benchmarks.publishing import VIEW, measure_publishing
 from benchmarks.reads import measure_reads
 from benchmarks.report import write_report
@@ -30,6 +31,7 @@ SIZES = {
     "reads": None,
     "history": None,
     "report": None,
+    "iceberg": None,
 }
 
 
@@ -95,6 +97,7 @@ def main(
             "history": lambda: measure_history(say),
             "reads": lambda: measure_reads(read_seconds, say),
             "report": lambda: measure_watching(say),
+            "iceberg": lambda: measure_iceberg(say),
         }
         for part in parts or SIZES:
             figures[part] = _replaced(figures.get(part, []), measure[part](), SIZES[part])

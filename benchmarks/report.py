@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
+from benchmarks import iceberg
 from benchmarks.publishing import METHODS, PHASES
 from benchmarks.reads import STOCK
 from benchmarks.results import machine
@@ -40,6 +41,7 @@ def write_report(directory: Path, records: dict[str, list[dict]], features: int)
             *_history(records.get("history", [])),
             *_reads(records.get("reads", [])),
             *_watching(records.get("report", [])),
+            *_iceberg(records.get("iceberg", [])),
         ]
     )
     (directory / "performance.md").write_text(text + "\n", encoding="utf-8")
@@ -240,6 +242,21 @@ def _watching(records: list[dict]) -> Iterable[str]:
             f"at most {r['megabytes']:,.0f} MB of memory, a page of {r['page_bytes'] / 1e3:,.0f} kB. "
             f"Target: {LIMIT_SECONDS} s, {LIMIT_MEGABYTES:,} MB, 500 kB."
         )
+
+
+def _iceberg(records: list[dict]) -> Iterable[str]:
+    if not records:
+        return
+    yield "## Snapshots in Iceberg tables"
+    yield (
+        f"One view, {iceberg.ASSETS:,} assets, {iceberg.DAYS} daily snapshots; local files and a catalog in SQLite, so "
+        "no network. Writing is the median of the last 20, reading of three."
+    )
+    lines = ["| what | seconds | peak memory |", "|---|---:|---:|"]
+    for record in records:
+        memory = f"{record['megabytes']:,.0f} MB" if "megabytes" in record else ""
+        lines.append(f"| {record['what']} | {record['seconds']:.2f} | {memory} |")
+    yield "\n".join(lines)
 
 
 def _times(r: dict) -> str:

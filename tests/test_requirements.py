@@ -40,7 +40,10 @@ def locked(name: str) -> dict[str, set[str]]:
     return versions
 
 
-@pytest.mark.parametrize("stem", ["requirements", "requirements-dev", "requirements-deploy", "requirements-contracts"])
+STEMS = [f"requirements{which}" for which in ("", "-iceberg", "-dev", "-deploy", "-contracts")]
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_lock_has_every_pin_and_hashes(stem: str) -> None:
     pins, versions = required(f"{stem}.txt"), locked(f"{stem}.lock")
     assert {name: versions.get(name) for name in pins} == {name: {pin} for name, pin in pins.items()}, STALE
@@ -50,14 +53,16 @@ def test_lock_has_every_pin_and_hashes(stem: str) -> None:
 
 def test_lock_names_no_package_that_nothing_asks_for() -> None:
     """A pin that was dropped stays in no lock: what is locked is a pin or, as the lock says, there for another one."""
-    for stem in ("requirements", "requirements-dev", "requirements-deploy", "requirements-contracts"):
+    for stem in STEMS:
         text = (REPOSITORY / f"{stem}.lock").read_text(encoding="utf-8")
         pins = required(f"{stem}.txt")
         for name, reasons in re.findall(r"(?m)^([\w.-]+)==(?:.*\n)(?: +--hash.*\n)+((?: +#.*\n?)+)", text):
-            is_direct = f"-r {stem}.txt" in reasons or "-r requirements.txt" in reasons
+            is_direct = re.search(r"-r requirements[\w-]*\.txt", reasons) is not None
             assert is_direct == (canonicalize_name(name) in pins), f"{name}: {STALE}"
 
 
 def test_development_runs_the_versions_of_production() -> None:
-    runtime, development = locked("requirements.lock"), locked("requirements-dev.lock")
-    assert {name: development.get(name) for name in runtime} == runtime, STALE
+    development = locked("requirements-dev.lock")
+    for name in ("requirements.lock", "requirements-iceberg.lock"):
+        runtime = locked(name)
+        assert {package: development.get(package) for package in runtime} == runtime, STALE

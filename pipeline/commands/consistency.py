@@ -70,9 +70,7 @@ def verify(sample: int | None, urls: list[str], follow: float | None, views: lis
                 _verify_servers(console, settings, urls, views, sample)
         return
     with open_feature_store() as store:
-        features = [
-            feature for view in views for feature in compare(store, settings.feature_data_dir, view, sample=sample)
-        ]
+        features = [feature for view in views for feature in compare(store, settings.snapshots, view, sample=sample)]
         unowned = unowned_fields(store) if sample is None and can_be_listed(store) else 0
     console.consistency(features)
     if unowned:
@@ -92,7 +90,7 @@ def _verify_servers(
     with open_feature_store() as store:
         for url in urls:
             with closing(Server(url, settings.rest_token.get_secret_value())) as server:
-                features = verify_server(server, store, settings.feature_data_dir, views, sample=sample)
+                features = verify_server(server, store, settings.snapshots, views, sample=sample)
             console.consistency(features, f"{server.url}, a {server.kind}, against the snapshots", url=server.url)
             wrong += sum(feature.wrong for feature in features)
     if wrong:
@@ -124,5 +122,5 @@ def prune(views: list[str], wait: float | None) -> None:
     settings = load_settings()
     with open_feature_store() as store, one_at_a_time(store, wait):
         for view in views:
-            console.report(f"{view}: {remove(store, settings.feature_data_dir, view):,} entities removed")
+            console.report(f"{view}: {remove(store, settings.snapshots, view):,} entities removed")
         console.report(f"{unowned_fields(store, delete=True):,} fields removed that no registered view has")

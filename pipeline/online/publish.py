@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from feast import FeatureStore, FeatureView
 from feast.feature_view import FeatureViewState
@@ -14,6 +13,7 @@ from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.retries import attempts
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
@@ -43,7 +43,7 @@ def publish(
     store: FeatureStore,
     name: str,
     as_of: datetime,
-    path: Path,
+    path: Snapshot,
     *,
     engine: str = ENGINE_REDIS,
     force: bool = False,
@@ -81,7 +81,7 @@ def publish(
     return Published(written.rows, written.newer, removed)
 
 
-def put_back(store: FeatureStore, name: str, as_of: datetime, path: Path, *, replicas: int = 0) -> Published:
+def put_back(store: FeatureStore, name: str, as_of: datetime, path: Snapshot, *, replicas: int = 0) -> Published:
     """Make the snapshot at `path` the online values of `name` in place of newer ones, and the registry say so.
 
     Whatever else is online of the view goes. Raises `PipelineError` as `publish` does; doing it again completes it.
@@ -100,7 +100,7 @@ def _write(
     store: FeatureStore,
     view: FeatureView,
     as_of: datetime,
-    path: Path,
+    path: Snapshot,
     over: datetime | None,
     replicas: int,
     progress: Callable[[int], None],
@@ -124,7 +124,7 @@ def _write(
         raise PipelineError(f"{error}; {some}{done:,} of {total:,} rows are new, the others old") from error
 
 
-def prune(store: FeatureStore, data_dir: Path, name: str) -> int:
+def prune(store: FeatureStore, data_dir: DataDir, name: str) -> int:
     """Remove the online values of `name` for every entity that its newest snapshot lacks; return how many had some.
 
     All keys of Redis are looked through; those of other projects stay as they are. Raises `PipelineError` where there

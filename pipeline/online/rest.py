@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,14 @@ from feast import FeatureStore, FeatureView
 
 from features.view_spec import look_up
 from pipeline.base.errors import PipelineError, Unavailable, first_line
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.retries import attempts
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.base.stop import raise_if_stopped
 from pipeline.online.verify import Consistency, count_differences
 from pipeline.registry.feast_store import check_data_dir, registered_view
 from pipeline.snapshots.files import (
-    file_of,
+    is_there,
     newest_snapshot,
     schema_of,
     set_aside_in,
@@ -168,7 +168,7 @@ class Server:
 
 
 def verify_server(
-    server: Server, store: FeatureStore, data_dir: Path, views: Sequence[str], *, sample: int | None = None
+    server: Server, store: FeatureStore, data_dir: DataDir, views: Sequence[str], *, sample: int | None = None
 ) -> list[Consistency]:
     """Ask `server` for the features of assets, and compare each value with the snapshots; return a result per feature.
 
@@ -202,7 +202,7 @@ def verify_server(
 class _Expected:
     """The rows of one view that a server has to answer with."""
 
-    def __init__(self, data_dir: Path, view: FeatureView, kind: str) -> None:
+    def __init__(self, data_dir: DataDir, view: FeatureView, kind: str) -> None:
         self._data_dir, self._view, self._is_gateway = data_dir, view, kind == GATEWAY
         path = newest_snapshot(data_dir, view.name, until=view.most_recent_end_time)
         if path is None:
@@ -228,10 +228,10 @@ class _Expected:
         if instant not in self._later:
             path = snapshot_path(self._data_dir, self._view.name, instant)
             # of an instant that has no snapshot nothing is expected
-            self._later[instant] = self._read(path) if file_of(path) else self.published.slice(0, 0)
+            self._later[instant] = self._read(path) if is_there(path) else self.published.slice(0, 0)
         return self._later[instant]
 
-    def _read(self, path: Path) -> pa.Table:
+    def _read(self, path: Snapshot) -> pa.Table:
         table = snapshot_dataset(path, snapshot_schema(self._view.name)).to_table()
         ttl = self._view.ttl
         if self._is_gateway and ttl and datetime.now(UTC) - snapshot_instant(path) > ttl:

@@ -6,7 +6,6 @@ and that only the online store has (extra).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from feast import FeatureStore
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
 from pipeline.base.errors import PipelineError
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.specs import snapshot_schema
 from pipeline.online.redis.departed import departed_online
 from pipeline.online.redis.engine import redis_client, row_encoder, translated_errors
@@ -44,7 +44,7 @@ class Consistency:
 
 
 def verify(
-    store: FeatureStore, data_dir: Path, view: str, *, sample: int | None = None, path: Path | None = None
+    store: FeatureStore, data_dir: DataDir, view: str, *, sample: int | None = None, path: Snapshot | None = None
 ) -> list[Consistency]:
     """Compare what `get_online_features` answers for `view` with its newest snapshot, or the one at `path`.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 from feast import FeatureStore, FeatureView, FileSource
 from feast.errors import FeastObjectNotFoundException
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, RedisType
 from feast.infra.registry.sql import SqlRegistry
 from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
@@ -23,6 +24,7 @@ from pipeline import REPOSITORY
 from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
+from pipeline.base.places import DataDir, Folder, Store
 from pipeline.base.retries import attempts
 from pipeline.base.settings import check_text
 from pipeline.base.specs import VIEWS
@@ -71,6 +73,11 @@ def _loaded(path: Path) -> RepoConfig:
             "in single quotes."
         ) from None
     except Exception as error:  # Feast and pydantic each raise their own kinds
+        if re.search(r"offline_store:[^#]*?\btype:\s*['\"]?iceberg\b", path.read_text(encoding="utf-8")):
+            raise PipelineError(
+                f"{path.name}: Feast has no offline_store of the type iceberg. Write type: duckdb, and set "
+                "FEATURE_SNAPSHOTS to iceberg://catalog/namespace: docs/object-storage.md"
+            ) from None
         raise PipelineError(f"{path.name}: {_fault(error)}. See deploy/feature_store.yaml.") from None
     return config
 
@@ -146,22 +153,28 @@ def registered_view(store: FeatureStore, name: str) -> FeatureView:
     return view
 
 
-def registered_folder(view: FeatureView) -> Path | None:
-    """Return the folder with which the snapshots of `view` are registered, None where they are not on a disk."""
+def registered_folder(view: FeatureView) -> Folder | None:
+    """Return where the snapshots of `view` are registered to be, None where that is no place of ours."""
     source = view.batch_source
-    return Path(source.path).resolve() if isinstance(source, FileSource) and "://" not in source.path else None
+    if isinstance(source, FileSource):
+        return Path(source.path).resolve() if "://" not in source.path else None
+    if isinstance(source, IcebergSource):
+        return Store(f"iceberg://{source.catalog_name}/{source.namespace}") / source.iceberg_table
+    return None
 
 
-def is_kept_in(view: FeatureView, data_dir: Path) -> bool:
-    """Return whether the snapshots of a registered view are in its folder of `data_dir`, or not on a disk."""
-    return registered_folder(view) in (None, (data_dir / view.name).resolve())
+def is_kept_in(view: FeatureView, data_dir: DataDir) -> bool:
+    """Return whether the snapshots of a registered view are in its folder of `data_dir`, or in no place of ours."""
+    folder = data_dir / view.name
+    return registered_folder(view) in (None, folder.resolve() if isinstance(folder, Path) else folder)
 
 
-def check_data_dir(view: FeatureView, data_dir: Path) -> None:
+def check_data_dir(view: FeatureView, data_dir: DataDir) -> None:
     """Raise `PipelineError` where the snapshots of a registered view are somewhere else than in `data_dir`."""
     if not is_kept_in(view, data_dir):
+        setting = "FEATURE_SNAPSHOTS" if isinstance(data_dir, Store) else "FEATURE_DATA_DIR"
         raise PipelineError(
-            f"{view.name} is registered with its snapshots in {registered_folder(view)}, and FEATURE_DATA_DIR is "
+            f"{view.name} is registered with its snapshots in {registered_folder(view)}, and {setting} is "
             f"{data_dir}: set it as it was, or run `feast apply` with it"
         )
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base.errors import WrongOption
+from pipeline.base.places import DataDir
 from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
@@ -22,8 +22,8 @@ from pipeline.base.stop import raise_if_stopped
 from pipeline.runs.lineage import BACKFILL, told
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
-    file_of,
     holds,
+    is_there,
     newest_snapshot,
     snapshot_instant,
     snapshot_path,
@@ -108,7 +108,7 @@ def backfill(
     the rest. Raises `PipelineError` where a database fails.
     """
     result = BackfillResult(empty={view: [] for view in views})
-    lacking = {instant: _lacking(settings.feature_data_dir, instant, views, overwrite) for instant in instants}
+    lacking = {instant: _lacking(settings.snapshots, instant, views, overwrite) for instant in instants}
     wanted = {instant: views_then for instant, views_then in lacking.items() if views_then}
     result.present = len(instants) - len(wanted)
     progress(result.present, len(instants))
@@ -119,7 +119,7 @@ def backfill(
     ):
         for instant, snapshots in snapshots_now:
             result.renewed += not overwrite and any(
-                file_of(snapshot_path(settings.feature_data_dir, view, instant)) for view in snapshots
+                is_there(snapshot_path(settings.snapshots, view, instant)) for view in snapshots
             )
             _write_instant(settings, instant, snapshots, result)
             result.written += 1
@@ -145,7 +145,7 @@ def revise(
     is what is online, and left to the next run. One that has lost more rows or known values than a run may lose stays:
     sources forget. Raises `PipelineError` where a database fails.
     """
-    data_dir, result = settings.feature_data_dir, BackfillResult(empty={view: [] for view in views})
+    data_dir, result = settings.snapshots, BackfillResult(empty={view: [] for view in views})
     wanted: dict[datetime, list[str]] = {}
     for view in views:
         newest = newest_snapshot(data_dir, view)
@@ -212,7 +212,7 @@ def _time_of_day(instant: datetime) -> timedelta:
     return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
-def _lacking(data_dir: Path, instant: datetime, views: Sequence[str], overwrite: bool) -> list[str]:
+def _lacking(data_dir: DataDir, instant: datetime, views: Sequence[str], overwrite: bool) -> list[str]:
     """Return the views without a snapshot of `instant` that can be read and is of the definition of now."""
     raise_if_stopped()
     return [v for v in views if overwrite or not is_of_definition(snapshot_path(data_dir, v, instant), v)]
@@ -244,19 +244,19 @@ def _write_instant(
         sound, broken = quality.split(view, snapshot, instant, settings.quality_max_rejected)
         if is_revision and sound is not None:  # facts may be gone by now, of which the kept snapshot tells
             since = instant + timedelta(microseconds=1)
-            if lost := quality.losses(view, snapshot, settings.feature_data_dir, since, settings.quality_max_drop):
+            if lost := quality.losses(view, snapshot, settings.snapshots, since, settings.quality_max_drop):
                 sound, broken = None, [*lost, *broken]
         if broken:
-            path = quarantine_path(settings.feature_data_dir, view, instant)
-            rejected = set_aside(snapshot, broken, path)
+            rejected_to = quarantine_path(settings.snapshots, view, instant)
+            rejected = set_aside(snapshot, broken, rejected_to)
             rejected_in_words = partial(in_words, if_planned="take it over with --overwrite")
             level, say = (logging.ERROR, rejected_in_words) if sound is None else (logging.WARNING, few_in_words)
-            logger.log(level, "%s as of %s: %s", view, instant.isoformat(), say(snapshot, broken, path))
+            logger.log(level, "%s as of %s: %s", view, instant.isoformat(), say(snapshot, broken, rejected_to))
             result.set_aside += 0 if sound is None else rejected
         if sound is None:
             result.rejected += 1
             continue
-        path = snapshot_path(settings.feature_data_dir, view, instant)
+        path = snapshot_path(settings.snapshots, view, instant)
         if is_revision:
             if holds(path, sound):
                 continue

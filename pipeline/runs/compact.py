@@ -9,7 +9,8 @@ from feast import FeatureStore, FeatureView
 from pipeline.base.errors import PipelineError
 from pipeline.base.settings import Keep, Settings
 from pipeline.registry.feast_store import check_data_dir, find_view
-from pipeline.snapshots.compaction import Compacted, compact
+from pipeline.snapshots.compaction import compact
+from pipeline.snapshots.store import Compacted
 from pipeline.snapshots.upkeep import keep_up
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,10 @@ def compact_all(
     for view in views:
         registered = find_view(store, view)
         if registered:
-            check_data_dir(registered, settings.feature_data_dir)
+            check_data_dir(registered, settings.snapshots)
         online = registered.most_recent_end_time if registered else None
-        keep_up(settings.feature_data_dir, view)
-        progress(view, compact(settings.feature_data_dir, view, datetime.now(UTC), keep=keep, online=online))
+        keep_up(settings.snapshots, view)
+        progress(view, compact(settings.snapshots, view, datetime.now(UTC), keep=keep, online=online))
 
 
 def compact_a_month(settings: Settings, view: str, registered: FeatureView | None) -> None:
@@ -47,7 +48,7 @@ def compact_a_month(settings: Settings, view: str, registered: FeatureView | Non
     keep, online = (settings.keep, registered.most_recent_end_time) if registered else ((), None)
     try:
         before = datetime.now(UTC) - RUN_LEAVES
-        done = compact(settings.feature_data_dir, view, before, keep=keep, online=online, months=1)
+        done = compact(settings.snapshots, view, before, keep=keep, online=online, months=1)
     except PipelineError as error:
         logger.warning("%s: history is not compacted: %s", view, error, extra={"view": view})
         return

@@ -20,6 +20,7 @@ from feast import FeatureStore
 
 from pipeline import __version__
 from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.places import Store
 from pipeline.base.results import ViewResult
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, VIEWS, snapshot_schema
@@ -180,7 +181,7 @@ class _Teller:
         from openlineage.client.event_v2 import InputDataset
 
         if job.startswith(ROLLBACK):
-            return [InputDataset("file", self._folder(view)) for view in views]
+            return [InputDataset(*self._snapshots_of(view)) for view in views]
         tables = {name for view in views for name in self._tables(view)}
         return [InputDataset(namespace, table) for namespace, table in sorted(tables)]
 
@@ -200,14 +201,16 @@ class _Teller:
         outputs = []
         if not is_rollback and (result is None or result.bytes):
             described = facets | {"schema": _schema(view), "columnLineage": self._column_lineage(view)}
-            outputs.append(OutputDataset("file", self._folder(view), facets=described, outputFacets=statistics))
+            outputs.append(OutputDataset(*self._snapshots_of(view), facets=described, outputFacets=statistics))
         if self._online and job.split(".")[0] != BACKFILL and (result is None or result.published):
             described = facets | {"schema": _schema(view)}
             outputs.append(OutputDataset(self._online, f"{self._project}.{view}", facets=described))
         return outputs
 
-    def _folder(self, view: str) -> str:
-        return str(self._settings.feature_data_dir / view)
+    def _snapshots_of(self, view: str) -> tuple[str, str]:
+        """Return the namespace and name of the snapshots of `view`: a folder, or a table of a store."""
+        place = self._settings.snapshots
+        return (place.url, view) if isinstance(place, Store) else ("file", str(place / view))
 
     def _tables(self, view: str) -> list[tuple[str, str]]:
         """Return the namespace and name of each table that the query of `view`, or of a view that it needs, reads."""

@@ -30,7 +30,7 @@ from pipeline.registry.lock import RunLock
 from pipeline.runs.compact import compact_a_month
 from pipeline.snapshots import quality
 from pipeline.snapshots.files import (
-    file_of,
+    is_there,
     newest_snapshot,
     read_snapshot,
     remove_unfinished,
@@ -126,7 +126,7 @@ class _Materialization:
             with self._step(view, "looking at snapshots"):
                 registered = self._check_folder(view, store, push, accept_drop) if store else None
                 keep_up(
-                    self.settings.feature_data_dir,
+                    self.settings.snapshots,
                     view,
                     progress=partial(self.progress, view, "bringing in new columns"),
                 )
@@ -168,7 +168,7 @@ class _Materialization:
 
     def keep(self, store: FeatureStore | None) -> None:
         """Write the snapshots and, with `store`, publish those that are not older than what is online."""
-        remove_unfinished(self.settings.feature_data_dir)
+        remove_unfinished(self.settings.snapshots)
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
@@ -190,7 +190,7 @@ class _Materialization:
 
     def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> FeatureView | None:
         """Return the registered view where the folder is its own; raise `PipelineError` for a wrong or empty one."""
-        data_dir = self.settings.feature_data_dir
+        data_dir = self.settings.snapshots
         # first of all: a view that is not registered cannot be published
         registered = registered_view(store, view) if push else find_view(store, view)
         if not registered or (not push and not is_kept_in(registered, data_dir)):
@@ -248,12 +248,12 @@ class _Materialization:
 
         Raises `PipelineError` where `spec` cannot do without.
         """
-        data_dir, rows = self.settings.feature_data_dir, dict(self.raw)
+        data_dir, rows = self.settings.snapshots, dict(self.raw)
         for need in spec.needs:
             if need.view in rows:
                 continue
             if need.without:
-                if file_of(snapshot_path(data_dir, spec.name, self.as_of)):
+                if is_there(snapshot_path(data_dir, spec.name, self.as_of)):
                     raise PipelineError(
                         f"the snapshot of this instant stays: without {need.view} a new one would know less"
                     )
@@ -272,7 +272,7 @@ class _Materialization:
         result, snapshot = self.results[view], self.snapshots.pop(view)
         sound, odd = quality.split(view, snapshot, self.as_of, self.settings.quality_max_rejected)
         wrong = [] if sound is None else self._broken_as_a_whole(view, snapshot, accept_drop)
-        path = quarantine_path(self.settings.feature_data_dir, view, self.as_of) if keep_rejected else None
+        path = quarantine_path(self.settings.snapshots, view, self.as_of) if keep_rejected else None
         if odd or wrong:
             fault_point("quality: rejected")
             result.rejected = set_aside(snapshot, [*wrong, *odd], path)
@@ -290,10 +290,10 @@ class _Materialization:
         if accept_drop:
             return []
         settings = self.settings
-        return quality.losses(view, snapshot, settings.feature_data_dir, self.as_of, settings.quality_max_drop)
+        return quality.losses(view, snapshot, settings.snapshots, self.as_of, settings.quality_max_drop)
 
     def _write(self, view: str) -> None:
-        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
+        path = snapshot_path(self.settings.snapshots, view, self.as_of)
         self.results[view].bytes = write_snapshot(self.snapshots[view], path)
         self.progress(view, "written", 1.0)
 
@@ -302,8 +302,8 @@ class _Materialization:
 
         A snapshot that is newer need not be online: Redis may have been emptied since, or never have had it.
         """
-        path = snapshot_path(self.settings.feature_data_dir, view, self.as_of)
-        newest = newest_snapshot(self.settings.feature_data_dir, view)
+        path = snapshot_path(self.settings.snapshots, view, self.as_of)
+        newest = newest_snapshot(self.settings.snapshots, view)
         if newest is None or newest == path:
             return False
         if is_ahead(snapshot_instant(newest)):
@@ -322,7 +322,7 @@ class _Materialization:
             store,
             view,
             self.as_of,
-            snapshot_path(self.settings.feature_data_dir, view, self.as_of),
+            snapshot_path(self.settings.snapshots, view, self.as_of),
             engine=self.engine,
             force=self.force,
             replicas=self.settings.redis_wait_replicas,
@@ -342,7 +342,7 @@ class _Materialization:
 
     def _verify(self, view: str, store: FeatureStore) -> None:
         """Read a sample back as a model does; raise `PipelineError` where it is not what the snapshot holds."""
-        data_dir = self.settings.feature_data_dir
+        data_dir = self.settings.snapshots
         path = snapshot_path(data_dir, view, self.as_of)
         features = attempts()(verify.verify, store, data_dir, view, sample=VERIFIED_ENTITIES, path=path)
         result = self.results[view]

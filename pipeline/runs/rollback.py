@@ -8,13 +8,13 @@ ones, what is not of that instant leaves, the registry's intervals end there.
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 from feast import FeatureStore
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.fault_points import fault_point
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts, retrying_for
 from pipeline.base.settings import Settings, load_settings
@@ -53,7 +53,7 @@ def rollback(view: str, as_of: datetime, reason: str | None = None, *, wait: flo
     or a run, then completes it.
     """
     settings = load_settings()
-    data_dir = settings.feature_data_dir
+    data_dir = settings.snapshots
     with (
         retrying_for(settings.retry_seconds),
         open_feature_store() as store,
@@ -94,7 +94,7 @@ def resume(view: str, *, wait: float | None = None) -> None:
         Holds(store).release(view)
 
 
-def _snapshot_of(data_dir: Path, view: str, as_of: datetime) -> Path:
+def _snapshot_of(data_dir: DataDir, view: str, as_of: datetime) -> Snapshot:
     """Return the snapshot of `view` as of exactly `as_of`, all of which can be read; raises `PipelineError` without."""
     path = next(snapshots(data_dir, view, as_of, as_of), None)
     if path is None:
@@ -110,7 +110,7 @@ def _snapshot_of(data_dir: Path, view: str, as_of: datetime) -> Path:
 
 def _complete(store: FeatureStore, settings: Settings, view: str, lock: RunLock) -> RolledBack:
     """Do what the hold of `view` says, from the start, and tell the ledger."""
-    data_dir = settings.feature_data_dir
+    data_dir = settings.snapshots
     hold = Holds(store).all()[view]
     result = ViewResult(view, note=hold.reason)
     run = Run(hold.as_of, [view], backend_pid=lock.backend_pid, results={view: result}, succeeds_as=ROLLED_BACK)

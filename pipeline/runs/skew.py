@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from features.view_spec import look_up
 from pipeline.base.errors import PipelineError
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
@@ -32,6 +32,7 @@ from pipeline.snapshots.files import (
     snapshot_instant,
     snapshot_path,
     snapshots_between,
+    view_of,
 )
 
 
@@ -88,7 +89,7 @@ def measure_skew(
     where no snapshot is live or a database fails.
     """
     limit = timedelta(minutes=settings.schedule_minutes)
-    wanted = _live(settings.feature_data_dir, views, start, end, limit, sample)
+    wanted = _live(settings.snapshots, views, start, end, limit, sample)
     if not wanted:
         raise PipelineError(
             f"No snapshot from {start.isoformat()} to {end.isoformat()} is live: all rows were created later than "
@@ -103,16 +104,16 @@ def measure_skew(
     with retrying_for(settings.retry_seconds), closing(computed(settings, wanted)) as computed_now:
         for number, (instant, tables) in enumerate(computed_now, 1):
             for view, now in tables.items():
-                _compare(snapshot_path(settings.feature_data_dir, view, instant), now, limit, found[view])
+                _compare(snapshot_path(settings.snapshots, view, instant), now, limit, found[view])
             progress(number, len(wanted))
     return Skew(len(wanted), [feature for of_view in found.values() for feature in of_view])
 
 
 def _live(
-    data_dir: Path, views: Sequence[str], start: datetime, end: datetime, limit: timedelta, sample: int | None
+    data_dir: DataDir, views: Sequence[str], start: datetime, end: datetime, limit: timedelta, sample: int | None
 ) -> dict[datetime, list[str]]:
     """Return the instants of which some view has live rows, at most `sample` of them, and which views."""
-    kept: dict[datetime, list[Path]] = {}
+    kept: dict[datetime, list[Snapshot]] = {}
     for view in views:
         for path in snapshots_between(data_dir, view, start, end):
             kept.setdefault(snapshot_instant(path), []).append(path)
@@ -124,7 +125,7 @@ def _live(
         raise_if_stopped()
         paths = [path for path in kept[instant] if can_be_read(path)]
         times = {path: read_snapshot(path, ["event_timestamp", "created"]) for path in paths}
-        if served := [path.parts[-3] for path, table in times.items() if pc.any(_is_live(table, limit)).as_py()]:
+        if served := [view_of(path) for path, table in times.items() if pc.any(_is_live(table, limit)).as_py()]:
             live[instant] = served
         if len(live) == sample:
             break
@@ -135,7 +136,7 @@ def _is_live(rows: pa.Table, limit: timedelta) -> pa.ChunkedArray:
     return pc.less(pc.subtract(rows["created"], rows["event_timestamp"]), pa.scalar(limit, pa.duration("us")))
 
 
-def _compare(path: Path, now: pa.Table, limit: timedelta, features: list[FeatureSkew]) -> None:
+def _compare(path: Snapshot, now: pa.Table, limit: timedelta, features: list[FeatureSkew]) -> None:
     """Add to `features` how the live rows of the snapshot at `path` differ from `now`."""
     kept = read_snapshot(path)
     is_live, lacked = _is_live(kept, limit), lacked_in(kept.schema)

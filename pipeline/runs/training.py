@@ -24,10 +24,11 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 from features.failure_within_7d import LABEL, LABEL_HORIZON, LABEL_SQL
 from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError, WrongOption, first_line
+from pipeline.base.places import Folder
 from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
-from pipeline.registry.feast_store import open_feature_store, registered_view, registry_error
+from pipeline.registry.feast_store import open_feature_store, registered_folder, registered_view, registry_error
 from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.sources.postgres import PostgresSource, open_postgres
@@ -165,7 +166,7 @@ def training_set(
     """Return `frame` with the features of `service` as of each row's instant T, in the rows' order.
 
     A value is that of the asset's newest snapshot at or before T within the view's ttl, NULL without one: Feast's
-    point-in-time join, of which local snapshots get one of their own (`as_of_join`), since Feast's pairs each row with
+    point-in-time join, of which our snapshots get one of their own (`as_of_join`), since Feast's pairs each row with
     every snapshot within the ttl. `frame` has `asset_id`, `event_timestamp` and whatever else goes along.
 
     `live_snapshots` is Feast's `filter_by_created_timestamp`; which one is right depends on how the snapshots came:
@@ -188,7 +189,7 @@ def training_set(
     if clash := [name for name in frame.column_names if name in features.names]:
         raise PipelineError(f"The entity frame has a column {clash[0]}, as a feature of {service} is called: rename it")
     keys = frame.select(FRAME_SCHEMA.names)
-    folders = {name: folder for name, view in views.items() if (folder := _local_folder(store, view))}
+    folders = {name: folder for name, view in views.items() if (folder := _folder(store, view))}
     if len(folders) == len(views):
         parts = [
             as_of_join(keys, folders[name], schemas[name], view.ttl, live_snapshots=live_snapshots)
@@ -210,17 +211,14 @@ def _registered_service(store: FeatureStore, name: str) -> FeatureService:
         raise registry_error(error) from error
 
 
-def _local_folder(store: FeatureStore, view: FeatureView) -> Path | None:
-    """Return where DuckDB can read the snapshots of `view` as Parquet files on a disk; None where it cannot."""
+def _folder(store: FeatureStore, view: FeatureView) -> Folder | None:
+    """Return where DuckDB can read the snapshots of `view`, on a disk or in a store of ours; None where it cannot."""
     source = view.batch_source
-    if (
-        isinstance(store.config.offline_store, DuckDBOfflineStoreConfig)
-        and isinstance(source, FileSource)
-        and isinstance(source.file_format, ParquetFormat)
-        and "://" not in source.path
+    if not isinstance(store.config.offline_store, DuckDBOfflineStoreConfig) or (
+        isinstance(source, FileSource) and not isinstance(source.file_format, ParquetFormat)
     ):
-        return Path(source.path)
-    return None
+        return None
+    return registered_folder(view)
 
 
 def _joined_by_store(store: FeatureStore, keys: pa.Table, service: FeatureService, live_snapshots: bool) -> pa.Table:

@@ -5,9 +5,10 @@ only for the rows that it leaves open, and features are read from those files al
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -19,8 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.places import Folder, StoredView
 from pipeline.base.specs import TIMESTAMP
 from pipeline.snapshots.files import EARLIEST, Replaced, dated_files, is_whole
+from pipeline.snapshots.store import opened
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ _FURTHER = 8
 
 
 def as_of_join(
-    rows: pa.Table, folder: Path, schema: pa.Schema, ttl: timedelta | None, *, live_snapshots: bool = False
+    rows: pa.Table, folder: Folder, schema: pa.Schema, ttl: timedelta | None, *, live_snapshots: bool = False
 ) -> pa.Table:
     """Return the features of `schema` for `rows` (`asset_id`, `event_timestamp`), in their order.
 
@@ -52,7 +55,7 @@ def as_of_join(
     rows = rows.select(["asset_id", "event_timestamp"]).append_column("entity_row", pa.array(np.arange(rows.num_rows)))
     for _ in range(_ATTEMPTS):
         try:
-            snapshots = _Snapshots(folder, rows["event_timestamp"].to_numpy(), ttl)
+            snapshots = _Snapshots.of(folder, rows["event_timestamp"].to_numpy(), ttl)
             with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
                 found = _find(engine, rows, snapshots, live_snapshots)
                 features = snapshots.rows(np.isin(snapshots.known, found["event_timestamp"].to_numpy()), schema)
@@ -62,34 +65,76 @@ def as_of_join(
         except Replaced:
             continue
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if not all(path.exists() for path in set(snapshots.files)):
+            if snapshots.are_replaced():
                 continue
-            reason = _misfit(snapshots.opened, schema) or first_line(error)
+            reason = snapshots.misfit(schema) or first_line(error)
             raise PipelineError(f"{folder.name}: {reason}. Check the snapshots in {folder}.") from error
     raise PipelineError(f"{folder.name}: files in {folder} are replaced all the time. Try again later.")
 
 
-class _Snapshots:
-    """The snapshots of a view that rows at some instants can need: what they are `known` as of, ascending, and `files`.
+class _Snapshots(ABC):
+    """The snapshots of a view that rows at some instants can need: what they are `known` as of, ascending."""
 
-    `opened` are the files whose rows have been asked for.
-    """
-
-    def __init__(self, folder: Path, instants: NDArray[np.datetime64], ttl: timedelta | None) -> None:
-        self.view = folder.name
+    def __init__(self, folder: Folder, instants: NDArray[np.datetime64], ttl: timedelta | None) -> None:
+        self.folder, self.view = folder, folder.name
         self.instants, self.at = np.unique(instants, return_inverse=True)
         first, last = (each.astype("datetime64[us]").item().replace(tzinfo=UTC) for each in self.instants[[0, -1]])
         since = first - ttl if ttl and first - EARLIEST > ttl else EARLIEST
-        dated = list(dated_files(folder.parent, folder.name, since, last))[::-1]
-        self.known = pa.array([instant for instant, _ in dated], TIMESTAMP).to_numpy()
-        self.files = np.array([path for _, path in dated], dtype=object)
+        self.known = pa.array(self.find(since, last), TIMESTAMP).to_numpy()
         # Those of each instant are the ones from `limit` to `stop`.
         self.stop = np.searchsorted(self.known, self.instants, side="right")
         self.limit = np.searchsorted(self.known, self.instants - np.timedelta64(ttl)) if ttl else 0 * self.stop
+
+    @staticmethod
+    def of(folder: Folder, instants: NDArray[np.datetime64], ttl: timedelta | None) -> "_Snapshots":
+        """Return those of a folder, or of a view in a store."""
+        return (_InStore if isinstance(folder, StoredView) else _InFiles)(folder, instants, ttl)
+
+    @abstractmethod
+    def find(self, first: datetime, last: datetime) -> list[datetime]:
+        """Return the instants of the snapshots from `first` to `last`, in order."""
+
+    @abstractmethod
+    def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_], schema: pa.Schema) -> ds.Dataset | pa.Table:
+        """Return the columns of `schema` of the snapshots `chosen`: NULL where one is lacking, or a safe cast."""
+
+    def are_replaced(self) -> bool:
+        """Return whether an error may come from files that have just been replaced."""
+        return False
+
+    def misfit(self, _schema: pa.Schema) -> str | None:
+        """Return, in words, which values do not fit the type in the schema; None where that is not known."""
+        return None
+
+
+class _InStore(_Snapshots):
+    def find(self, first: datetime, last: datetime) -> list[datetime]:
+        assert isinstance(self.folder, StoredView)
+        self.store = opened(self.folder.parent)
+        return [*self.store.instants(self.view, first, last)][::-1]
+
+    def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_], schema: pa.Schema) -> pa.Table:
+        instants = [each.replace(tzinfo=UTC) for each in self.known[chosen].astype("datetime64[us]").tolist()]
+        return self.store.read(self.view, instants, schema)
+
+
+class _InFiles(_Snapshots):
+    """`opened` are the files whose rows have been asked for."""
+
+    def find(self, first: datetime, last: datetime) -> list[datetime]:
+        assert isinstance(self.folder, Path)
+        dated = list(dated_files(self.folder.parent, self.view, first, last))[::-1]
+        self.files = np.array([path for _, path in dated], dtype=object)
         self.opened: set[str] = set()
+        return [instant for instant, _ in dated]
+
+    def are_replaced(self) -> bool:
+        return not all(path.exists() for path in set(self.files))
+
+    def misfit(self, schema: pa.Schema) -> str | None:
+        return _misfit(self.opened, schema)
 
     def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_], schema: pa.Schema) -> ds.Dataset:
-        """Return the columns of `schema` of the snapshots `chosen`: NULL where a file lacks one, or a safe cast."""
         files = _whole(np.unique(self.files[chosen].astype(str)))
         self.opened.update(files)
         # of the file of a month only the row groups are read that may hold an instant

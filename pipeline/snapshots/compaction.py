@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.places import DataDir, Store
 from pipeline.base.settings import Keep
 from pipeline.base.specs import TIMESTAMP
 from pipeline.base.stop import raise_if_stopped
@@ -31,20 +33,12 @@ from pipeline.snapshots.files import (
     with_notes,
 )
 from pipeline.snapshots.parquet import write_parquet
+from pipeline.snapshots.store import Compacted, opened
 
 # A row group holds whole snapshots until it has so many rows: a join then reads little besides the one that it wants.
 _GROUP_ROWS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY, _MOMENT = timedelta(days=1), timedelta(microseconds=1)
-
-
-@dataclass
-class Compacted:
-    """What compaction did in a view: files that are gone, files in their place, snapshots removed for good."""
-
-    before: int = 0
-    after: int = 0
-    removed: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class _Part:
 
 
 def compact(
-    data_dir: Path,
+    data_dir: DataDir,
     view: str,
     before: datetime,
     *,
@@ -70,18 +64,18 @@ def compact(
     With `keep`, snapshots are removed for good: a past day or month, when its last one has become older than one age,
     keeps the first in each step of the next age; it is counted back from the newest snapshot of all. Not more than
     `months` months are changed, the oldest first. Raises `PipelineError` where the snapshot as of `online` would be
-    removed, or a snapshot or the disk fails; readers then have what they had.
+    removed, or a snapshot or the disk fails; readers then have what they had. A store says itself what its files are.
     """
-    done, folder, newest = Compacted(), data_dir / view, newest_snapshot(data_dir, view)
+    done, newest = Compacted(), newest_snapshot(data_dir, view)
     if newest is None:
         return done
     now = min(snapshot_instant(newest), datetime.now(UTC))  # one of them may be of a wrong clock
     before = min(before, now).replace(hour=0, minute=0, second=0, microsecond=0)
+    if isinstance(data_dir, Store):
+        return opened(data_dir).compact(view, before, partial(kept, keep), now, online, months)
+    folder = data_dir / view
     if online and any(online in {*part.instants} - {*part.kept} for part in _parts(folder, online, before, keep, now)):
-        raise PipelineError(
-            f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run "
-            "first, or keep for longer"
-        )
+        raise online_would_go(view, online)
     remove_replaced(folder)
     for month in _months(folder):
         raise_if_stopped()
@@ -97,6 +91,14 @@ def compact(
         if months == 0:
             break
     return done
+
+
+def online_would_go(view: str, online: datetime) -> PipelineError:
+    """Return what to raise where the snapshot that is online would be removed."""
+    return PipelineError(
+        f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run first, or "
+        "keep for longer"
+    )
 
 
 def _months(folder: Path) -> list[datetime]:
@@ -120,12 +122,12 @@ def _parts(folder: Path, month: datetime, before: datetime, keep: Keep, now: dat
             continue  # unopened
         held = {path: instants_in(path) for path in files}
         instants = sorted({instant for each in held.values() for instant in each})
-        kept = _kept(instants, keep, now - instants[-1]) if instants else []
-        if sum(map(bool, held.values())) > 1 or kept != instants:
-            yield _Part([path for path, each in held.items() if each], instants, kept)
+        left = kept(keep, instants, now - instants[-1]) if instants else []
+        if sum(map(bool, held.values())) > 1 or left != instants:
+            yield _Part([path for path, each in held.items() if each], instants, left)
 
 
-def _kept(instants: Sequence[datetime], keep: Keep, age: timedelta) -> list[datetime]:
+def kept(keep: Keep, instants: Sequence[datetime], age: timedelta) -> list[datetime]:
     """Return which of the `instants` are kept where the last one is so old."""
     if not keep:
         return [*instants]

@@ -6,6 +6,8 @@ The footer also names the features that an older definition lacked and that a ru
 
 Those of a past day or month may be in one file, `<first as-of>--<last as-of>.parquet` in the folder of the first, with
 the notes of each in its footer. The path of a snapshot names it all the same: what opens it here finds where it is.
+
+What takes a `DataDir` or a `Snapshot` takes one in a store, too (`pipeline.base.places`), and asks that.
 """
 
 import json
@@ -16,6 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +26,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.places import DataDir, Snapshot, Store, StoredSnapshot, instant_stem
 from pipeline.snapshots.changes import with_first_created
 from pipeline.snapshots.exchange import alone, replace_files, sharing
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
+from pipeline.snapshots.store import SnapshotStore, opened
 
 logger = logging.getLogger(__name__)
 
@@ -42,39 +47,53 @@ class Replaced(PipelineError):
     """A file of snapshots that has been there is gone: others have just been put in its place."""
 
 
-def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path:
+@overload
+def snapshot_path(data_dir: Path, view: str, as_of: datetime) -> Path: ...
+@overload
+def snapshot_path(data_dir: DataDir, view: str, as_of: datetime) -> Snapshot: ...
+def snapshot_path(data_dir: DataDir, view: str, as_of: datetime) -> Snapshot:
     """Return where the snapshot of `view` as of the instant `as_of` is kept."""
+    if isinstance(data_dir, Store):
+        return StoredSnapshot(data_dir / view, as_of.astimezone(UTC))
     return data_dir / view / _folder_name(as_of) / file_name(as_of)
 
 
 def file_name(first: datetime, last: datetime | None = None) -> str:
     """Return the name of a file that holds rows as of the instant `first`, or of instants from it to `last`."""
-    return (_stem(first) if last in (None, first) else f"{_stem(first)}{_TO}{_stem(last)}") + ".parquet"
+    stem = instant_stem(first)
+    return (stem if last is None or last == first else f"{stem}{_TO}{instant_stem(last)}") + ".parquet"
 
 
-def _stem(as_of: datetime) -> str:
-    utc = as_of.astimezone(UTC)
-    return f"{utc:%Y%m%dT%H%M%S}" + (f".{utc.microsecond:06d}" if utc.microsecond else "") + "Z"
-
-
-def snapshot_instant(path: Path) -> datetime:
+def snapshot_instant(path: Snapshot) -> datetime:
     """Return the as-of instant of the snapshot at `path`, in UTC: the inverse of `snapshot_path`."""
     return datetime.fromisoformat(path.stem)
 
 
-def write_snapshot(table: pa.Table, path: Path) -> int:
+def data_dir_of(path: Snapshot) -> DataDir:
+    """Return the place of all views' snapshots in which the snapshot `path` is."""
+    return path.folder.parent if isinstance(path, StoredSnapshot) else path.parents[2]
+
+
+def view_of(path: Snapshot) -> str:
+    """Return the view of which `path` is a snapshot."""
+    return path.folder.name if isinstance(path, StoredSnapshot) else path.parts[-3]
+
+
+def write_snapshot(table: pa.Table, path: Snapshot) -> int:
     """Write `table` to `path`, replacing the snapshot of this instant, and return the size of the file in bytes.
 
     A snapshot that is the same stays as it is, and a row whose values were there already keeps the time at which it was
     first `created`. The file of a day or month that spans the instant is taken apart. Raises `PipelineError` where the
     folder cannot be written; the previous snapshot then still stands.
     """
+    if isinstance(path, StoredSnapshot):
+        return _store_of(path).write(view_of(path), path.as_of, table)
     with suppress(OSError):  # the writing below says so
         path.parents[2].mkdir(_DATA_DIR_MODE, parents=True, exist_ok=True)
     while True:
         with sharing(path.parents[2]):
             held = _held(path)
-            if held is not None and _is_same(held, table):
+            if held is not None and is_same(held, table):
                 return (file_of(path) or path).stat().st_size
             file = _file_over(path)
             if file is None:
@@ -100,14 +119,24 @@ def take_apart(file: Path) -> None:
             replace_files(folder, [file], write)
 
 
-def remove_unfinished(data_dir: Path) -> None:
-    """Remove what runs that died have left unfinished in the data directory, a day later."""
+def remove_unfinished(data_dir: DataDir) -> None:
+    """Remove what runs that died have left unfinished in the data directory, a day later; stores leave nothing."""
+    if isinstance(data_dir, Store):
+        return
     for pattern in ("*/.*-*.tmp", "*/*/.*Z-*.tmp"):
         remove_leftovers(data_dir, pattern)
 
 
-def snapshots(data_dir: Path, view: str, first: datetime = EARLIEST, last: datetime = LATEST) -> Iterator[Path]:
+@overload
+def snapshots(data_dir: Path, view: str, first: datetime = ..., last: datetime = ...) -> Iterator[Path]: ...
+@overload
+def snapshots(data_dir: DataDir, view: str, first: datetime = ..., last: datetime = ...) -> Iterator[Snapshot]: ...
+def snapshots(
+    data_dir: DataDir, view: str, first: datetime = EARLIEST, last: datetime = LATEST
+) -> Iterator[Path] | Iterator[Snapshot]:
     """Yield the paths of the snapshots of `view` as of `first` to `last`, both inclusive, the newest one first."""
+    if isinstance(data_dir, Store):
+        return (StoredSnapshot(data_dir / view, each) for each in opened(data_dir).instants(view, first, last))
     return (snapshot_path(data_dir, view, instant) for instant, _ in dated_files(data_dir, view, first, last))
 
 
@@ -148,6 +177,17 @@ def snapshot_files(
         yield from (entry for entry in sorted(found, reverse=True) if entry[0] <= last and entry[1] >= first)
 
 
+def is_there(path: Snapshot) -> bool:
+    """Return whether there is a snapshot at `path`."""
+    if isinstance(path, StoredSnapshot):
+        return next(_store_of(path).instants(view_of(path), path.as_of, path.as_of), None) is not None
+    return file_of(path) is not None
+
+
+def _store_of(path: StoredSnapshot) -> SnapshotStore:
+    return opened(path.folder.parent)
+
+
 def file_of(path: Path) -> Path | None:
     """Return the file that holds the snapshot `path`, its own or that of its day or month; None if there is none."""
     if path.is_file():
@@ -181,7 +221,11 @@ def _read_footer(file: Path, _version: int) -> tuple[pa.Schema, dict[datetime, d
     return schema.remove_metadata(), dict(sorted((datetime.fromisoformat(stem), note) for stem, note in notes.items()))
 
 
-def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) -> Path | None:
+@overload
+def newest_snapshot(data_dir: Path, view: str, until: datetime | None = ...) -> Path | None: ...
+@overload
+def newest_snapshot(data_dir: DataDir, view: str, until: datetime | None = ...) -> Snapshot | None: ...
+def newest_snapshot(data_dir: DataDir, view: str, until: datetime | None = None) -> Snapshot | None:
     """Return the snapshot of `view` with the latest as-of instant (at or before `until`), None if there is none.
 
     One that cannot be read is passed over with a warning.
@@ -189,13 +233,15 @@ def newest_snapshot(data_dir: Path, view: str, until: datetime | None = None) ->
     return next(filter(can_be_read, snapshots(data_dir, view, last=until or LATEST)), None)
 
 
-def snapshots_between(data_dir: Path, view: str, first: datetime, last: datetime) -> list[Path]:
+def snapshots_between(data_dir: DataDir, view: str, first: datetime, last: datetime) -> list[Snapshot]:
     """Return the snapshots of `view` as of `first` and later, up to `last` exclusively, in order."""
     return list(snapshots(data_dir, view, first, last - timedelta(microseconds=1)))[::-1]
 
 
-def can_be_read(path: Path) -> bool:
+def can_be_read(path: Snapshot) -> bool:
     """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
+    if isinstance(path, StoredSnapshot):
+        return True  # what a store lists
     try:
         pq.read_metadata(file_of(path) or path)
     except FileNotFoundError as error:
@@ -212,32 +258,40 @@ def is_whole(path: Path) -> bool:
         return file.read(4) == b"PAR1" and file.seek(-4, os.SEEK_END) > 4 and file.read() == b"PAR1"
 
 
-def read_snapshot(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_snapshot(path: Snapshot, columns: list[str] | None = None) -> pa.Table:
     """Return the rows of one snapshot with its notes, without the partition column."""
+    if isinstance(path, StoredSnapshot):
+        schema = schema_of(path)
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns], schema.metadata)
+        return _store_of(path).read(view_of(path), [path.as_of], wanted)
     if path.is_file() or not (file := file_of(path)):
         return pq.read_table(path, columns=columns, partitioning=None)
     rows = snapshot_dataset(path, _footer_of(file)[0]).to_table(columns)
     return rows.replace_schema_metadata(schema_of(path).metadata)
 
 
-def snapshot_dataset(path: Path, schema: pa.Schema) -> ds.Dataset:
+def snapshot_dataset(path: Snapshot, schema: pa.Schema) -> ds.Dataset:
     """Return the rows of one snapshot as a dataset of the columns of `schema`, NULL where it lacks one."""
+    if isinstance(path, StoredSnapshot):
+        return ds.dataset(_store_of(path).read(view_of(path), [path.as_of], schema))
     file = file_of(path) or path
     rows = ds.dataset([str(file)], schema, format="parquet")
     return rows if file == path else rows.filter(pc.field("event_timestamp") == pa.scalar(snapshot_instant(path)))
 
 
-def open_snapshot(path: Path) -> pq.ParquetFile:
-    """Return one snapshot as a Parquet file, which is made in memory where it shares the file of a day or month."""
-    if path.is_file():
+def open_snapshot(path: Snapshot) -> pq.ParquetFile:
+    """Return one snapshot as a Parquet file, which is made in memory where it has no file for itself."""
+    if isinstance(path, Path) and path.is_file():
         return pq.ParquetFile(path, pre_buffer=False)
     buffer = pa.BufferOutputStream()
     pq.write_table(read_snapshot(path), buffer, compression="zstd")
     return pq.ParquetFile(pa.BufferReader(buffer.getvalue()))
 
 
-def schema_of(path: Path) -> pa.Schema:
+def schema_of(path: Snapshot) -> pa.Schema:
     """Return the columns of one snapshot with its notes."""
+    if isinstance(path, StoredSnapshot):
+        return _store_of(path).schema(view_of(path), path.as_of)
     if path.is_file() or not (file := file_of(path)):
         return pq.read_schema(path)
     schema, notes = _footer_of(file)
@@ -247,7 +301,9 @@ def schema_of(path: Path) -> pa.Schema:
 def with_notes(schema: pa.Schema, snapshots: dict[datetime, pa.Schema]) -> pa.Schema:
     """Return `schema` with the notes of all `snapshots` by instant, for the file that holds them."""
     notes = {
-        _stem(instant): {key.decode(): json.loads(one.metadata[key]) for key in _KEPT_NOTES & {*(one.metadata or {})}}
+        instant_stem(instant): {
+            key.decode(): json.loads(one.metadata[key]) for key in _KEPT_NOTES & {*(one.metadata or {})}
+        }
         for instant, one in snapshots.items()
     }
     return schema.with_metadata({_NOTES: json.dumps(notes)})
@@ -280,22 +336,23 @@ def lacked_in(schema: pa.Schema) -> list[str]:
     return list(json.loads((schema.metadata or {}).get(_LACKED, b"[]")))
 
 
-def holds(path: Path, table: pa.Table) -> bool:
+def holds(path: Snapshot, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
     held = _held(path)
-    return held is not None and _is_same(held, table)
+    return held is not None and is_same(held, table)
 
 
-def _held(path: Path) -> pa.Table | None:
+def _held(path: Snapshot) -> pa.Table | None:
     """Return what is at `path`, None where nothing is, it is damaged or its definition lacked a feature."""
     try:
-        held = read_snapshot(path) if file_of(path) else None
+        held = read_snapshot(path) if is_there(path) else None
     except (OSError, pa.ArrowException):
         return None
     return held if held is not None and "created" in held.column_names and not lacked_in(held.schema) else None
 
 
-def _is_same(held: pa.Table, table: pa.Table) -> bool:
+def is_same(held: pa.Table, table: pa.Table) -> bool:
+    """Return whether two snapshots hold the same, whenever it was created."""
     same_notes = set_aside_in(held.schema).equals(set_aside_in(table.schema))
     return same_notes and bool(held.drop(["created"]).equals(table.drop(["created"])))
 

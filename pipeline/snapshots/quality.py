@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from feast.types import String
 from numpy.typing import NDArray
 
 from features.fields import NEVER, UNKNOWN, Range, range_of
+from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.specs import SPECS, TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.snapshots.files import open_snapshot, read_snapshot, snapshots, with_set_aside
 
@@ -175,7 +175,7 @@ def wrong_assets(view: str, snapshot: pa.Table, assets: pa.ChunkedArray) -> list
     return broken
 
 
-def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_drop: float) -> list[BrokenRule]:
+def losses(view: str, snapshot: pa.Table, data_dir: DataDir, as_of: datetime, max_drop: float) -> list[BrokenRule]:
     """Return where `snapshot` has lost rows or known values since the newest earlier snapshot of `view`.
 
     A loss is more than the share `max_drop` of the rows, and at least `SMALLEST_LOSS` of them or all; rows that are set
@@ -190,7 +190,7 @@ def losses(view: str, snapshot: pa.Table, data_dir: Path, as_of: datetime, max_d
     return []
 
 
-def _losses_since(path: Path, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
+def _losses_since(path: Snapshot, view: str, snapshot: pa.Table, max_drop: float) -> Iterator[BrokenRule]:
     footer = open_snapshot(path).metadata
     rows, rows_before = snapshot.num_rows, footer.num_rows
     lost = rows_before - rows

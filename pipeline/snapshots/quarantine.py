@@ -16,20 +16,22 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
+from pipeline.base.places import DataDir, Store, local_folder
 from pipeline.snapshots.exchange import sharing
 from pipeline.snapshots.files import file_name, file_of, has_snapshot_name, snapshots, take_apart
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quality import NAMED, BrokenRule
+from pipeline.snapshots.store import opened
 
 
-def quarantine_path(data_dir: Path, view: str, as_of: datetime) -> Path:
+def quarantine_path(data_dir: DataDir, view: str, as_of: datetime) -> Path:
     """Return where the rejected rows of `view` as of `as_of` are kept."""
     return quarantine_folder(data_dir, view) / file_name(as_of)
 
 
-def quarantine_folder(data_dir: Path, view: str) -> Path:
+def quarantine_folder(data_dir: DataDir, view: str) -> Path:
     """Return where the rejected rows and the removed files of `view` are kept."""
-    return data_dir / "quarantine" / view
+    return local_folder(data_dir) / "quarantine" / view
 
 
 def free_path(path: Path, data_dir: Path, view: str) -> Path:
@@ -45,11 +47,14 @@ def free_path(path: Path, data_dir: Path, view: str) -> Path:
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def move_newer(data_dir: Path, view: str, as_of: datetime) -> int:
+def move_newer(data_dir: DataDir, view: str, as_of: datetime) -> int:
     """Move the snapshots of `view` as of later instants than `as_of` into quarantine; return how many they were.
 
-    Raises `PipelineError` where a folder cannot be written; what is there then is whole, in one place or the other.
+    Raises `PipelineError` where a folder cannot be written; what is there then is whole, in one place or the other. A
+    store keeps them itself, in its own way.
     """
+    if isinstance(data_dir, Store):
+        return opened(data_dir).remove_newer(view, as_of)
     newer = list(snapshots(data_dir, view, first=as_of + timedelta(microseconds=1)))
     for path in newer:
         if not path.is_file() and (file := file_of(path)):

@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
+from pipeline.base.places import DataDir, Snapshot, Store, StoredSnapshot
 from pipeline.base.specs import snapshot_schema
 from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots.exchange import MARKER, sharing
-from pipeline.snapshots.files import has_snapshot_name, lacked_in, schema_of, with_lacked
+from pipeline.snapshots.files import has_snapshot_name, is_there, lacked_in, schema_of, with_lacked
 from pipeline.snapshots.parquet import write_parquet
 from pipeline.snapshots.quarantine import free_path, quarantine_folder
+from pipeline.snapshots.store import opened
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +44,27 @@ _NAMED = 3
 class Findings:
     """What is in the readers' way: files that are no snapshots, and snapshots without the columns of the definition.
 
-    `unsettled` are files that cannot be opened, or that somebody is writing.
+    `unsettled` are files that cannot be opened, or that somebody is writing; `is_older` is said of a store as a whole.
     """
 
     strays: list[Path] = field(default_factory=list)
     older: list[Path] = field(default_factory=list)
     unsettled: list[Path] = field(default_factory=list)
+    is_older: bool = False
 
 
-def look(data_dir: Path, view: str) -> Findings:
+def look(data_dir: DataDir, view: str) -> Findings:
     """Return what is in the way in the folder of `view` since it was last kept up; nothing is changed.
 
-    Raises `OSError` where the folder cannot be read.
+    Raises `OSError` where the folder cannot be read, `PipelineError` where a store cannot.
     """
+    if isinstance(data_dir, Store):
+        return Findings(is_older=opened(data_dir).lacks_columns(view))
     folder, schema = data_dir / view, snapshot_schema(view)
     return _look(folder, schema, _kept_up_until(folder, schema, time.time_ns())) if folder.is_dir() else Findings()
 
 
-def keep_up(data_dir: Path, view: str, progress: Callable[[float], None] = lambda _: None) -> None:
+def keep_up(data_dir: DataDir, view: str, progress: Callable[[float], None] = lambda _: None) -> None:
     """Move what is no snapshot of `view` into quarantine and bring older snapshots to the columns of the definition.
 
     A feature that they lack is NULL there; other values, `created` and the notes in the footer stay. A value of another
@@ -67,6 +72,9 @@ def keep_up(data_dir: Path, view: str, progress: Callable[[float], None] = lambd
     What was done is logged, a line each; `progress` is told the share of the older ones. Nothing is deleted, and an
     interruption leaves whole files. Raises `PipelineError` where the folder cannot be read or written.
     """
+    if isinstance(data_dir, Store):
+        opened(data_dir).keep_up(view)
+        return
     folder, schema = data_dir / view, snapshot_schema(view)
     if not folder.is_dir():
         return
@@ -103,8 +111,10 @@ def keep_up(data_dir: Path, view: str, progress: Callable[[float], None] = lambd
         marker.unlink(missing_ok=True)
 
 
-def is_of_definition(path: Path, view: str) -> bool:
+def is_of_definition(path: Snapshot, view: str) -> bool:
     """Return whether `path` is a snapshot with all features of `view`, none of them only brought in later as NULL."""
+    if isinstance(path, StoredSnapshot) and not is_there(path):
+        return False
     try:
         kept = schema_of(path)
     except (OSError, pa.ArrowException):

@@ -5,13 +5,13 @@ An entity whose row was set aside has not left: it counts as one of its snapshot
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
-from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.base.places import Snapshot
 from pipeline.online.redis.connections import Client, primaries
 from pipeline.online.redis.layout import RowEncoder
 from pipeline.snapshots.files import open_snapshot, set_aside_in
@@ -20,7 +20,7 @@ _BATCH_ROWS = 65_536
 _SCAN_COUNT = 10_000
 
 
-def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
+def departed_since(earlier: Iterable[Snapshot], newest: Snapshot) -> Iterator[pa.Array]:
     """Yield the ids of entities in a snapshot of `earlier` that are not in `newest`, a batch at a time."""
     for path in earlier:
         for ids, same_place in zip(_ids(path), chain(_ids(newest), repeat(None)), strict=False):
@@ -29,7 +29,7 @@ def departed_since(earlier: Iterable[Path], newest: Path) -> Iterator[pa.Array]:
                 yield _absent(ids, newest)
 
 
-def departed_online(client: Client, encoder: RowEncoder, newest: Path) -> Iterator[pa.Array]:
+def departed_online(client: Client, encoder: RowEncoder, newest: Snapshot) -> Iterator[pa.Array]:
     """Yield the ids of entities that have a key in Redis and are not in `newest`, by a scan of all keys.
 
     An id may come twice, as SCAN may return a key twice.
@@ -55,14 +55,14 @@ def scan(client: Client, encoder: RowEncoder) -> Iterator[pa.Array]:
             yield encoder.ids(pa.array(keys, pa.binary()))
 
 
-def _ids(snapshot: Path) -> Iterator[pa.Array]:
+def _ids(snapshot: Snapshot) -> Iterator[pa.Array]:
     file = open_snapshot(snapshot)
     for batch in file.iter_batches(_BATCH_ROWS, columns=["asset_id"]):
         yield batch.column("asset_id")
     yield set_aside_in(file.schema_arrow)
 
 
-def _absent(ids: pa.Array, snapshot: Path) -> pa.Array:
+def _absent(ids: pa.Array, snapshot: Snapshot) -> pa.Array:
     """Return those of `ids` that `snapshot` does not have; only the row groups that may hold them are read."""
     file = open_snapshot(snapshot)
     ids = ids.filter(pc.invert(pc.is_in(ids, value_set=set_aside_in(file.schema_arrow))))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 from typing import cast
 
 import feast
@@ -19,6 +18,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from redis import Redis, RedisCluster, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
+from pipeline.base.places import Snapshot
 from pipeline.online.redis.cluster import Block, call_head
 from pipeline.online.redis.connections import Client, connect, primaries
 from pipeline.online.redis.departed import departed_online, departed_since, scan
@@ -29,6 +29,7 @@ from pipeline.online.redis.writer import unowned_fields as delete_unowned
 from pipeline.snapshots.files import (
     LATEST,
     can_be_read,
+    data_dir_of,
     open_snapshot,
     schema_of,
     set_aside_in,
@@ -110,7 +111,7 @@ def write_snapshot_rows(
     store: FeatureStore,
     view: FeatureView,
     as_of: datetime,
-    path: Path,
+    path: Snapshot,
     *,
     over: datetime | None = None,
     replicas: int = 0,
@@ -139,7 +140,9 @@ def write_snapshot_rows(
         )
 
 
-def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, path: Path, *, scan: bool = False) -> int:
+def remove_departed(
+    store: FeatureStore, view: FeatureView, as_of: datetime, path: Snapshot, *, scan: bool = False
+) -> int:
     """Delete the view's values of entities that the snapshot at `path` does not have; return how many had some.
 
     What is online comes from the snapshot that was published last or, where a run died while publishing, from one
@@ -158,7 +161,7 @@ def remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, pat
         )
 
 
-def remove_all_but(store: FeatureStore, view: FeatureView, path: Path) -> int:
+def remove_all_but(store: FeatureStore, view: FeatureView, path: Snapshot) -> int:
     """Delete the view's values of entities without a row in the snapshot at `path`, from whatever instant they are.
 
     Return how many had some. A row that was set aside is none: what is online of it came later.
@@ -259,28 +262,28 @@ def advice_for(text: str) -> str:
     return advice or "check that it is up and the connection string in feature_store.yaml"
 
 
-def _encoded(encoder: RowEncoder, path: Path, stamp: bytes) -> Iterator[Rows]:
+def _encoded(encoder: RowEncoder, path: Snapshot, stamp: bytes) -> Iterator[Rows]:
     for batch in _batches(path, _ENCODE_ROWS):
         keys = encoder.bulk_keys(batch.column("asset_id"))
         yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
 
 
-def _calls(encoder: RowEncoder, path: Path, stamp: bytes, script: bytes) -> Iterator[Block]:
+def _calls(encoder: RowEncoder, path: Snapshot, stamp: bytes, script: bytes) -> Iterator[Block]:
     head = call_head(script, encoder.arguments)
     for batch in _batches(path, _ENCODE_ROWS_OF_CLUSTER):
         keys = encoder.keys(batch.column("asset_id"))
         yield keys, encoder.calls(batch, bulk_keys(keys), stamp, head)
 
 
-def _batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(path: Snapshot, rows: int) -> Iterator[pa.RecordBatch]:
     for read in open_snapshot(path).iter_batches(_READ_ROWS):
         for start in range(0, read.num_rows, rows):
             yield read.slice(start, rows)
 
 
-def _snapshots_online(view: FeatureView, as_of: datetime, path: Path) -> list[Path]:
+def _snapshots_online(view: FeatureView, as_of: datetime, path: Snapshot) -> list[Snapshot]:
     """Return the snapshots from which all that is online comes; none where they are not all at hand."""
-    data_dir, published = path.parents[2], view.most_recent_end_time
+    data_dir, published = data_dir_of(path), view.most_recent_end_time
     if not published or published >= as_of:  # a snapshot of the same instant has been replaced
         return []
     snapshots = snapshots_between(data_dir, view.name, published, as_of)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.errors import PipelineError
+from pipeline.base.places import DataDir
 from pipeline.base.settings import Settings
 from pipeline.base.views import VIEW_NAMES
 from pipeline.operations.doctor.check import Check, Subject
@@ -42,7 +44,7 @@ def check_snapshots(settings: Settings) -> Iterator[Check]:
     yield _privacy(folder)
     yield _space(folder, place)
     yield _leftovers(folder)
-    yield _files(folder)
+    yield _files(settings.snapshots)
 
 
 def _privacy(folder: Path) -> Check:
@@ -81,8 +83,14 @@ def _leftovers(folder: Path) -> Check:
     )
 
 
-def _files(folder: Path) -> Check:
-    found = [look(folder, view) for view in VIEW_NAMES]
+def _files(place: DataDir) -> Check:
+    try:
+        found = [look(place, view) for view in VIEW_NAMES]
+    except PipelineError as error:
+        return SNAPSHOTS.fails("files", error.what, error.advice or "see docs/object-storage.md")
+    if any(each.is_older for each in found):
+        text, fix = f"tables in {place} are of an older definition", "the next run brings them to the columns of now"
+        return SNAPSHOTS.warning("files", text, fix)
     strays = [path for each in found for path in (*each.strays, *each.unsettled)]
     older = [path for each in found for path in each.older]
     texts = []

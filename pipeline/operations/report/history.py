@@ -4,15 +4,22 @@ A file of a day or month holds many snapshots. Where a group of its rows holds o
 it holds several, which are small then, DuckDB counts.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.snapshots.files import can_be_read, dated_files
+from pipeline.base.places import DataDir, Store
+from pipeline.snapshots.files import can_be_read, dated_files, snapshot_instant, snapshots
+from pipeline.snapshots.store import opened
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Dated = TypeVar("Dated")
 
 # So many snapshots of a view are looked at, evenly chosen. A picture shows no more.
 MOST_INSTANTS = 60
@@ -36,14 +43,19 @@ class Moment:
             self.nulls[name] = self.nulls.get(name, 0) + count
 
 
-def course(data_dir: Path, view: str, first: datetime, last: datetime) -> dict[datetime, Moment]:
+def course(data_dir: DataDir, view: str, first: datetime, last: datetime) -> dict[datetime, Moment]:
     """Return the moments of the snapshots of `view` from `first` to `last`, in order, at most `MOST_INSTANTS`.
 
     A file that cannot be read is passed over with a warning. Raises `Replaced` where one is gone meanwhile.
     """
-    dated = list(dated_files(data_dir, view, first, last))[::-1]
-    if len(dated) > MOST_INSTANTS:
-        dated = [dated[place] for place in np.linspace(0, len(dated) - 1, MOST_INSTANTS).round().astype(int)]
+    if isinstance(data_dir, Store):
+        instants = _some([snapshot_instant(path) for path in snapshots(data_dir, view, first, last)][::-1])
+        if not instants:
+            return {}
+        rows = opened(data_dir).read(view, instants)
+        with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
+            return {instant: Moment() for instant in instants} | _counts(engine.from_arrow(rows), instants)
+    dated = _some(list(dated_files(data_dir, view, first, last))[::-1])
     files: dict[Path, set[datetime]] = {}
     for instant, file in dated:
         files.setdefault(file, set()).add(instant)
@@ -52,6 +64,13 @@ def course(data_dir: Path, view: str, first: datetime, last: datetime) -> dict[d
         if can_be_read(file):
             found |= _moments(file, wanted)
     return dict(sorted(found.items()))
+
+
+def _some(dated: list[Dated]) -> list[Dated]:
+    """Return at most `MOST_INSTANTS` of them, evenly chosen."""
+    if len(dated) <= MOST_INSTANTS:
+        return dated
+    return [dated[place] for place in np.linspace(0, len(dated) - 1, MOST_INSTANTS).round().astype(int)]
 
 
 def _moments(file: Path, wanted: set[datetime]) -> dict[datetime, Moment]:
@@ -74,15 +93,19 @@ def _moments(file: Path, wanted: set[datetime]) -> dict[datetime, Moment]:
 
 
 def _counted(file: Path, wanted: set[datetime]) -> dict[datetime, Moment]:
-    names = pq.read_schema(file).names
-    counts = ", ".join(f'count(*) - count("{name}")' for name in names)
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as engine:
-        engine.execute("set timezone = 'UTC'")
-        rows = engine.execute(
-            f"select event_timestamp, count(*), {counts} from read_parquet(?, hive_partitioning = false)"
-            " where list_contains(?, event_timestamp) group by all",
-            [str(file), sorted(wanted)],
-        ).fetchall()
+        return _counts(engine.read_parquet(str(file), hive_partitioning=False), wanted)
+
+
+def _counts(rows: duckdb.DuckDBPyRelation, wanted: Iterable[datetime]) -> dict[datetime, Moment]:
+    """Return the moments of the `wanted` instants, of rows of several."""
+    names = rows.columns
+    counts = ", ".join(f'count(*) - count("{name}")' for name in names)
+    instants = [duckdb.ConstantExpression(each) for each in wanted]
+    found = rows.filter(duckdb.ColumnExpression("event_timestamp").isin(*instants)).aggregate(
+        f"epoch_us(event_timestamp), count(*), {counts}", "event_timestamp"
+    )
     return {
-        instant.astimezone(UTC): Moment(count, dict(zip(names, nulls, strict=True))) for instant, count, *nulls in rows
+        _EPOCH + timedelta(microseconds=stamp): Moment(count, dict(zip(names, nulls, strict=True)))
+        for stamp, count, *nulls in found.fetchall()
     }

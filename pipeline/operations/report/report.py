@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -15,6 +14,7 @@ from feast import FeatureStore, Field
 from features.fields import WEATHER
 from features.view_spec import look_up
 from pipeline.base.errors import PipelineError, first_line
+from pipeline.base.places import Snapshot
 from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
 from pipeline.base.stop import raise_if_stopped
@@ -74,7 +74,7 @@ def make_report(
             if attempt == _ATTEMPTS - 1:
                 raise
         except (OSError, pa.ArrowException, duckdb.Error) as error:
-            folder = settings.feature_data_dir
+            folder = settings.snapshots
             raise PipelineError(f"A snapshot in {folder} cannot be read: {first_line(error)}") from error
     raise AssertionError("unreachable")
 
@@ -110,7 +110,7 @@ class _Making:
         self.assets: dict[datetime, pa.Table | None] = {}
 
     def report(self, views: Sequence[str]) -> Report:
-        data_dir = self.settings.feature_data_dir
+        data_dir = self.settings.snapshots
         newest = {view: newest_snapshot(data_dir, view, until=self.as_of) for view in views}
         if not any(newest.values()):
             by_then = f"as of {instant_text(self.as_of)} or before"
@@ -147,8 +147,8 @@ class _Making:
         if self.runs and self.runs[0].outcome == FAILED and not self.runs[0].views:
             self.findings.append(Finding(Level.ALARM, RUN, "", f"the last run failed: {self.runs[0].error}", weight=98))
 
-    def _view(self, view: str, path: Path) -> ViewReport:
-        data_dir, instant = self.settings.feature_data_dir, snapshot_instant(path)
+    def _view(self, view: str, path: Snapshot) -> ViewReport:
+        data_dir, instant = self.settings.snapshots, snapshot_instant(path)
         now = self._snapshot(path)
         before, year = self._baseline(view, instant), self._earlier(view, instant - SEASON)
         baseline = self._snapshot(before) if before else None
@@ -165,7 +165,8 @@ class _Making:
         findings += on_view(fresh, self.as_of, self.settings.age_limit)
         findings += [finding for site in sites for finding in on_site(site)]
         if set_aside:
-            text = f"{set_aside:,} rows of {view} are set aside: quarantine/{view}/{path.name} has them and the reasons"
+            place = f"quarantine/{view}/{path.stem}.parquet"
+            text = f"{set_aside:,} rows of {view} are set aside: {place} has them and the reasons"
             findings.append(Finding(Level.WARNING, SET_ASIDE, view, text, weight=1))
         return ViewReport(
             view,
@@ -192,9 +193,9 @@ class _Making:
             self.notes.append(f"{view} was never published")
         return online or {}
 
-    def _baseline(self, view: str, instant: datetime) -> Path | None:
+    def _baseline(self, view: str, instant: datetime) -> Snapshot | None:
         """Return the snapshot to compare with, where there is none so old the oldest one, which is noted."""
-        data_dir = self.settings.feature_data_dir
+        data_dir = self.settings.snapshots
         wanted = self.asked_baseline or instant - BASELINE
         found = newest_snapshot(data_dir, view, until=wanted)
         if found is None and not self.asked_baseline:
@@ -208,8 +209,8 @@ class _Making:
             self.notes.append(f"{instead}: no snapshot as of {instant_text(wanted)} is kept")
         return found
 
-    def _earlier(self, view: str, wanted: datetime) -> Path | None:
-        found = newest_snapshot(self.settings.feature_data_dir, view, until=wanted)
+    def _earlier(self, view: str, wanted: datetime) -> Snapshot | None:
+        found = newest_snapshot(self.settings.snapshots, view, until=wanted)
         return found if found and snapshot_instant(found) > wanted - _SLACK else None
 
     # Features ---------------------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ class _Making:
             picture=picture,
         )
 
-    def _snapshot(self, path: Path) -> _Snapshot:
+    def _snapshot(self, path: Snapshot) -> _Snapshot:
         instant, rows = snapshot_instant(path), read_snapshot(path)
         assets = self._assets(instant)
         if assets is None:
@@ -270,7 +271,7 @@ class _Making:
     def _assets(self, instant: datetime) -> pa.Table | None:
         """Return the sites of the assets as of an instant; an asset seldom moves: if not of then, those of now."""
         if instant not in self.assets:
-            data_dir = self.settings.feature_data_dir
+            data_dir = self.settings.snapshots
             path = newest_snapshot(data_dir, ASSETS, until=instant) or newest_snapshot(data_dir, ASSETS, self.as_of)
             self.assets[instant] = read_snapshot(path, ["asset_id", "site_id"]) if path else None
         return self.assets[instant]
