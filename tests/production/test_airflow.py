@@ -31,6 +31,14 @@ dags = DagBag(sys.argv[1]).dags.values()
 pods = [task.build_pod_request_obj().spec for dag in dags for task in dag.tasks]
 print(json.dumps(ApiClient().sanitize_for_serialization(pods)))
 """
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
 COMMAND = f"{sys.executable} {REPOSITORY / 'materialize_features.py'}"
 
 pytestmark = [
@@ -138,11 +146,14 @@ def test_a_run_that_is_late_is_mailed(airflow: Airflow) -> None:
     assert "SmtpNotifier" in mail and "ml-platform@dcmms.example" in mail
 
 
-def test_with_an_image_each_task_is_the_pod_of_the_manifests(airflow: Airflow) -> None:
+def test_with_an_image_each_task_is_the_pod_of_the_manifests(airflow: Airflow, tmp_path: Path) -> None:
     manifest = yaml.safe_load((REPOSITORY / "deploy/kubernetes/materialize.yaml").read_text())
     wanted = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    kubeconfig = tmp_path / "kubeconfig"  # of a cluster that nobody asks
+    kubeconfig.write_text(KUBECONFIG)
     command = [AIRFLOW.with_name("python"), "-c", PODS, DAGS]
-    pods = run(*command, cwd=DAGS, environment=os.environ | airflow.environment | {"DCMMS_FEATURES_IMAGE": "store:1"})
+    variables = {"DCMMS_FEATURES_IMAGE": "store:1", "KUBECONFIG": str(kubeconfig)}
+    pods = run(*command, cwd=DAGS, environment=os.environ | airflow.environment | variables)
     found = json.loads(pods.splitlines()[-1])
     assert len(found) == 1 + 3 * len(VIEW_NAMES)
     for pod in found:
