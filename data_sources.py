@@ -7,10 +7,12 @@ caller's working directory. Where `FEATURE_SNAPSHOTS` names a store, they are th
 
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 from feast import FileSource, RepoConfig
 from feast.data_format import ParquetFormat
@@ -48,31 +50,36 @@ def snapshots_of(view: str) -> DataSource:
     It is of the class that the offline store takes which feature_store.yaml names: Spark reads the same files,
     ClickHouse a table of the view's name that `deploy/snapshots_to_clickhouse.py` fills.
     """
-    engine = _offline_store()
+    engine, place = _offline_store(), _settings().get("FEATURE_SNAPSHOTS")
+    if place and not re.fullmatch("iceberg://[^/]+/[^/]+", place):
+        raise click.ClickException(
+            f"FEATURE_SNAPSHOTS is {place}, and neither iceberg://catalog/namespace nor empty: docs/object-storage.md"
+        )
+    kind = engine if engine in ("spark", "clickhouse") else "iceberg" if place else ""
     common: dict[str, Any] = {
         # Feast's registry takes no source of another class under a name that it has.
-        "name": f"{view}_snapshots" + (f"_{engine}" if engine in ("spark", "clickhouse") else ""),
+        "name": f"{view}_snapshots" + (f"_{kind}" if kind else ""),
         "timestamp_field": "event_timestamp",
         "created_timestamp_column": "created",
         "description": f"Snapshots of {view}, one per as-of instant.",
         "owner": "ml-platform@dcmms.example",
     }
-    if engine == "spark":
+    if kind == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
         return SparkSource(path=str(data_dir() / view), file_format="parquet", **common)
-    if engine == "clickhouse":
+    if kind == "clickhouse":
         from feast.infra.offline_stores.contrib.clickhouse_offline_store.clickhouse_source import ClickhouseSource
 
         return ClickhouseSource(table=view, **common)
-    if place := _settings().get("FEATURE_SNAPSHOTS"):
-        catalog, namespace = place.removeprefix("iceberg://").split("/")
-        kind = _catalog_kind(catalog)
+    if place:
+        catalog, _, namespace = place.removeprefix("iceberg://").partition("/")
+        catalog_type = _catalog_kind(catalog)
         # Nothing else is in the registry: the address and the credentials are the environment's.
         return SnapshotsTable(
             catalog_type="pyiceberg",
             catalog_name=catalog,
-            catalog_properties={"type": kind} if kind else {},
+            catalog_properties={"type": catalog_type},
             warehouse="",
             namespace=namespace,
             table=view,
