@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from feast import FeatureStore
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
@@ -82,6 +83,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
+class _Bare(APIRoute):
+    """A route whose function answers the request itself: FastAPI's part of it would cost half as much as the answer."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
 class _Endpoints:
     """What the routes of a running gateway work with."""
 
@@ -117,14 +126,6 @@ def _add_routes(app: FastAPI, authenticator: Authenticator) -> None:
 
         return Depends(caller)
 
-    @app.post(
-        f"{PREFIX}/assets",
-        summary="The features of up to a hundred assets",
-        response_model=contract.FeatureAnswer,
-        responses=_problems(400, 401, 403, 408, 413, 415, 429, 503),
-        # without a dependency, each of which costs a tenth of the time of an answer
-        openapi_extra=_body_of(contract.FeatureRequest) | {"security": [{_BEARER.dependency.scheme_name: []}]},
-    )
     async def assets(request: Request) -> Response:
         caller = authenticator.caller(request.headers.get("authorization"))
         reader = endpoints(request).reader
@@ -137,6 +138,17 @@ def _add_routes(app: FastAPI, authenticator: Authenticator) -> None:
             raise
         features = await reader.features(layout, asked.assetIds, caller)
         return Json({"count": len(features), "features": features})
+
+    app.router.add_api_route(
+        f"{PREFIX}/assets",
+        assets,
+        methods=["POST"],
+        summary="The features of up to a hundred assets",
+        response_model=contract.FeatureAnswer,
+        responses=_problems(400, 401, 403, 408, 413, 415, 429, 503),
+        openapi_extra=_body_of(contract.FeatureRequest) | {"security": [{_BEARER.dependency.scheme_name: []}]},
+        route_class_override=_Bare,
+    )
 
     @app.get(
         f"{PREFIX}/views",

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from functools import lru_cache
 from http import HTTPStatus
 
 from prometheus_client import Counter, Histogram
@@ -56,8 +57,9 @@ class Front:
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
-            REQUESTS.labels(scope["method"] if route != "other" else "other", route, str(status)).inc()
-            LATENCY.labels(route).observe(seconds)
+            requests, latency = _metrics(scope["method"] if route != "other" else "other", route, status)
+            requests.inc()
+            latency.observe(seconds)
             if logger.isEnabledFor(logging.INFO):
                 logger.info(
                     "request",
@@ -69,3 +71,8 @@ class Front:
                         "milliseconds": round(seconds * 1000, 2),
                     },
                 )
+
+
+@lru_cache
+def _metrics(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, str(status)), LATENCY.labels(route)

@@ -5,10 +5,12 @@ import hashlib
 import logging
 import time
 from collections import Counter as Counts
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, cast
 
 from feast import FeatureStore
@@ -16,12 +18,12 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from prometheus_client import Counter, Gauge
 from redis import RedisError
 from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, ResponseError
 
 from gateway.auth import Caller
 from gateway.errors import ApiError, invalid, unavailable
@@ -37,14 +39,12 @@ AGE = Gauge(
     "gateway_values_age_seconds", "Age of the published values of a view.", ["view"], multiprocess_mode="mostrecent"
 )
 
+_Command = tuple[bytes, ...]
 _FAILURES = (RedisError, RedisClusterException, OSError)
 
-# KEYS: rows. ARGV: a field. Returns its value of each row.
-_FIELD_OF_EACH = """
-local values = {}
-for i, key in ipairs(KEYS) do values[i] = redis.call('HGET', key, ARGV[1]) end
-return values
-"""
+# Of how many assets it is remembered whose they are.
+_REMEMBERED = 200_000
+
 # KEYS: where the run that starts is noted. ARGV: a run, for how long, and one in whose place it may be noted. Returns
 # the run that is noted already.
 _CLAIM = """
@@ -65,6 +65,7 @@ class Reader:
         self._age_limit = age_limit
         self._client, self._timeout = _client(store)
         self._sample: bytes | None = None
+        self._tenants: dict[bytes, bytes] = {}
         self._layouts = self._compiled()
 
     def layout(self, service: str | None = None) -> Layout:
@@ -107,9 +108,7 @@ class Reader:
 
     async def count(self, caller: Caller) -> None:
         """Count one request of `caller`; raises `ApiError` 429 where it has made too many in this minute."""
-        async with self._pipeline() as pipe:
-            self._add_count(pipe, caller)
-            counted, *_ = await pipe.execute(raise_on_error=False)
+        counted, _ = await self._answers(self._counting(caller))
         self._check_count(counted)
 
     async def features(self, layout: Layout, ids: Sequence[str], caller: Caller) -> list[dict[str, Any]]:
@@ -119,33 +118,27 @@ class Reader:
         """
         keys = layout.keys(map(str.lower, ids))
         wanted = list(dict.fromkeys(keys))
-        tenant = None
-        async with self._pipeline() as pipe:
-            self._add_count(pipe, caller)
-            if caller.tenant:
-                # What is another tenant's takes no longer than what does not exist: of neither more than this is read.
-                tenant = b"\x12" + bytes([len(caller.tenant)]) + caller.tenant.encode()
-                if isinstance(self._client, RedisCluster):  # rows of several slots are no one script's
-                    for key in wanted:
-                        pipe.hget(cast(str, key), layout.tenant_field)
-                else:
-                    pipe.eval(_FIELD_OF_EACH, len(wanted), *wanted, layout.tenant_field)
-                counted, _, *answers = await pipe.execute(raise_on_error=False)
-                self._check_count(counted)
-                answers = _without_errors(answers)
-                tenants = answers if isinstance(self._client, RedisCluster) else answers[0]
-                wanted = [key for key, of in zip(wanted, tenants, strict=True) if of == tenant]
-            for key in wanted:
-                pipe.hgetall(cast(str, key))
-            found = await pipe.execute(raise_on_error=False) if wanted else []
-            if not caller.tenant:
-                counted, _, *found = found
-                self._check_count(counted)
-        rows = dict(zip(wanted, _without_errors(found), strict=True))
-        found_features = self._decoded(layout, rows, tenant, len(set(keys)))
-        return [
-            {"assetId": asset} | found_features.get(key, layout.nothing) for asset, key in zip(ids, keys, strict=True)
-        ]
+        tenant, unsure = None, []
+        if caller.tenant:
+            tenant = b"\x12" + bytes([len(caller.tenant)]) + caller.tenant.encode()
+            # What is another tenant's takes no longer than what does not exist: of neither more than this is read.
+            unsure = [key for key in wanted if self._tenants.get(key) != tenant]
+            if unsure:
+                asked = set(unsure)
+                wanted = [key for key in wanted if key not in asked]
+        counted, _, *answers = await self._answers(
+            [
+                *self._counting(caller),
+                *((b"HGET", key, layout.tenant_field) for key in unsure),
+                *((b"HGETALL", key) for key in wanted),
+            ]
+        )
+        self._check_count(counted)
+        tenants, found = answers[: len(unsure)], answers[len(unsure) :]
+        if own := [key for key, of in zip(unsure, _without_errors(tenants), strict=True) if of == tenant]:
+            found += await self._answers([(b"HGETALL", key) for key in own])
+        features = self._decoded(layout, wanted + own, _without_errors(found), tenant, len(set(keys)))
+        return [{"assetId": asset} | features.get(key, layout.nothing) for asset, key in zip(ids, keys, strict=True)]
 
     async def fault(self) -> str | None:
         """Return what keeps the gateway from answering with fresh features, None if nothing does.
@@ -160,7 +153,8 @@ class Reader:
                 row = await self._row(self._sample)
         except _FAILURES as error:
             return f"Redis does not answer: {first_line(error)}"
-        if not row or layout.decoded(row, 0.0)[0]["status"] == NOT_FOUND:
+        (found,) = layout.decoded([row], 0.0)
+        if found is None or found[0]["status"] == NOT_FOUND:
             return "there are no features online"
         ages = self.ages()
         if old := [view for view, age in ages.items() if age is None or age > self._age_limit]:
@@ -169,9 +163,10 @@ class Reader:
 
     async def _row(self, key: bytes | None) -> Row:
         if key is None:
-            return {}
+            return []
         async with asyncio.timeout(self._timeout):
-            return await cast(Awaitable[Row], self._client.hgetall(cast(str, key)))
+            found = await cast(Awaitable[dict[bytes, bytes]], self._client.hgetall(cast(str, key)))
+        return list(chain.from_iterable(found.items()))
 
     def ages(self) -> dict[str, timedelta | None]:
         """Return the age of the published values of each view, None where there are none; the metrics tell it, too."""
@@ -202,10 +197,8 @@ class Reader:
 
     async def note(self, run: str, text: str) -> None:
         """Keep for a day what became of a run that the ledger knows nothing of."""
-        async with self._pipeline() as pipe:
-            pipe.hset(self._named(f"run:{run}"), "text", text)
-            pipe.expire(self._named(f"run:{run}"), 86_400)
-            await pipe.execute()
+        name = self._named(f"run:{run}").encode()
+        _without_errors(await self._answers([(b"HSET", name, b"text", text.encode()), (b"EXPIRE", name, b"86400")]))
 
     async def noted(self, run: str) -> str | None:
         """Return what `note` has kept."""
@@ -217,28 +210,32 @@ class Reader:
         return text.decode() if text else None
 
     def _decoded(
-        self, layout: Layout, rows: dict[bytes, Any], tenant: bytes | None, asked: int
+        self, layout: Layout, keys: Sequence[bytes], rows: Iterable[Row], tenant: bytes | None, asked: int
     ) -> dict[bytes, dict[str, Any]]:
         """Return the features of the rows that belong to `tenant`, and count what was found of the assets asked for."""
-        at, decoded = time.time(), {}
+        decoded = {}
         found = Counts[tuple[str, ...]]()
-        for key, row in rows.items():
-            # It may have changed hands since it was asked whose it is.
-            if row and (tenant is None or row.get(layout.tenant_field) == tenant):
-                decoded[key], statuses = layout.decoded(row, at)
-                found[statuses] += 1
+        for key, answer in zip(keys, layout.decoded(rows, time.time(), tenant), strict=True):
+            if answer is None:
+                self._tenants.pop(key, None)  # it may have changed hands since it was asked whose it is
+                continue
+            decoded[key], statuses = answer
+            found[statuses] += 1
+            if tenant is not None:
+                self._tenants[key] = tenant
+        if len(self._tenants) > _REMEMBERED:
+            self._tenants.clear()
         found[(NOT_FOUND,) * len(layout.views)] += asked - len(decoded)
         for statuses, number in found.items():
             for view, status in zip(layout.views, statuses, strict=True):
-                LOOKUPS.labels(view.name, status).inc(number)
+                _lookups(view.name, status).inc(number)
         return decoded
 
-    def _add_count(self, pipe: Pipeline, caller: Caller) -> None:
+    def _counting(self, caller: Caller) -> list[_Command]:
         # Hashed: an id may hold anything.
         digest = hashlib.blake2b(caller.id.encode(), digest_size=16).hexdigest()
-        name = self._named(f"requests:{int(time.time()) // 60}:{digest}")
-        pipe.incr(name)
-        pipe.expire(name, 120)
+        name = self._named(f"requests:{int(time.time()) // 60}:{digest}").encode()
+        return [(b"INCR", name), (b"EXPIRE", name, b"120")]
 
     def _check_count(self, counted: object) -> None:
         if isinstance(counted, Exception):  # a full Redis counts nothing and reads all the same
@@ -259,10 +256,28 @@ class Reader:
             logger.warning("Redis: %s", first_line(error))
             raise unavailable("the online store does not answer") from None
 
-    @asynccontextmanager
-    async def _pipeline(self) -> AsyncIterator[Pipeline]:
-        async with self._guarded(), self._client.pipeline(transaction=False) as pipe:
-            yield cast(Pipeline, pipe)
+    async def _answers(self, commands: Sequence[_Command]) -> list[Any]:
+        """Return what Redis answers to commands that are sent at once, errors of single ones as they are.
+
+        Raises `ApiError` 503 where it does not answer.
+        """
+        async with self._guarded():
+            if isinstance(self._client, RedisCluster):
+                async with self._client.pipeline(transaction=False) as pipe:
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    answers = await pipe.execute(raise_on_error=False)
+                return [list(chain.from_iterable(one.items())) if isinstance(one, dict) else one for one in answers]
+            # A pipeline of the client takes several times as long for what it does besides, per command and per answer.
+            pool = self._client.connection_pool
+            connection = await pool.get_connection()
+            try:
+                answers = await connection.retry.call_with_retry(
+                    lambda: _exchanged(connection, commands), lambda _: connection.disconnect()
+                )
+            finally:
+                await pool.release(connection)
+            return cast(list[Any], answers)
 
     def _named(self, name: str) -> str:
         # It ends like all keys of the project, for Redis' access control.
@@ -294,6 +309,25 @@ def _client(store: FeatureStore) -> tuple[Redis | RedisCluster, float | None]:
         return Sentinel(places, **options).master_for(online.sentinel_master), timeout
     host, port = places[0]
     return Redis(host=host, port=port, **options), timeout
+
+
+async def _exchanged(connection: AbstractConnection, commands: Sequence[_Command]) -> list[Any]:
+    parts = [
+        b"*%d\r\n" % len(command) + b"".join([b"$%d\r\n%b\r\n" % (len(p), p) for p in command]) for command in commands
+    ]
+    await connection.send_packed_command(b"".join(parts))
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(await connection.read_response())
+        except ResponseError as error:
+            answers.append(error)
+    return answers
+
+
+@lru_cache
+def _lookups(view: str, status: str) -> Counter:
+    return LOOKUPS.labels(view, status)
 
 
 def _without_errors(found: list[Any]) -> list[Any]:

@@ -21,6 +21,7 @@ import redis as redis_py
 import requests
 from feast import FeatureService
 from feast.feature_server import get_app
+from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,8 +179,6 @@ def test_statuses_and_what_is_null_with_them(operator: Client, expected: dict[st
 
 
 def test_values_of_another_writer_are_read_as_what_they_are(operator: Client, online_store: redis_py.Redis) -> None:
-    from feast.protos.feast.types.Value_pb2 import Value
-
     (key,) = string_keys("dcmms", "asset_id", [OF_ANOTHER_WRITER])
     _, number, count, text = _fields("asset_features", ("health_score", "total_work_orders", "model"))
     before = online_store.hgetall(key)
@@ -227,7 +226,24 @@ def test_of_another_tenants_asset_no_more_is_read_than_of_none(port: int, redis:
                 seen.append(monitor.next_command()["command"].split(" ")[0])
         commands[one] = (raw, seen)
     assert commands[UNKNOWN] == commands[OWNED["bb"][0]]
-    assert commands[UNKNOWN][1] == ["INCRBY", "EXPIRE", "EVAL", "HGET"]
+    assert commands[UNKNOWN][1] == ["INCR", "EXPIRE", "HGET"]
+
+
+def test_an_asset_that_changes_hands_is_read_by_its_new_owner_alone(port: int, online_store: redis_py.Redis) -> None:
+    one, (_, field) = OWNED["aa"][6], _fields("asset_features", ("tenant_id",))
+    (key,) = string_keys("dcmms", "asset_id", [one])
+    before, foreign = online_store.hget(key, field), Value(string_val=TENANTS["bb"]).SerializeToString()
+    seen = []
+    for owner in (before, foreign, foreign, before):
+        online_store.hset(key, field, owner)
+        clients = [Client(port, token("operator", who)) for who in ("aa", "bb")]
+        seen.append([client.assets(one)[0]["status"] for client in clients])
+    assert seen == [
+        ["present", "not_found"],
+        ["not_found", "present"],
+        ["not_found", "present"],
+        ["present", "not_found"],
+    ]
 
 
 def test_views_and_their_details(operator: Client) -> None:
