@@ -22,7 +22,7 @@ import pipeline.operations.doctor.postgres as postgres_checks
 from dev.schema import create_clickhouse_schema
 from dev.servers import RedisServer, free_port
 from pipeline.base.clock import duration
-from pipeline.base.settings import load_settings
+from pipeline.base.settings import Settings, load_settings
 from pipeline.base.specs import SERVICES, VIEWS, snapshot_schema
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.redis.layout import TESTED_FEAST
@@ -39,7 +39,7 @@ from pipeline.operations.doctor.store import read_store_config
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.feast_store import load_store_config, open_feature_store
 from pipeline.registry.lock import one_at_a_time
-from pipeline.sources.columns import TELEMETRY_COLUMNS
+from pipeline.sources.schema import INSTANT, TELEMETRY, Column
 from serving.online_store import _fields, string_keys
 from tests.commands import invoke
 from tests.gateways import served
@@ -282,7 +282,44 @@ def changed(production: Production, database: str, change: str, back: str) -> It
             "alter type work_order_type rename value 'audit' to 'inspection'",
             {"PostgreSQL schema": "warning"},
             "work_orders.type may be audit, which no feature knows; work_orders.type is never inspection any more",
-            "pipeline/sources/columns.py",
+            "pipeline/sources/schema.py",
+        ),
+        (
+            DATABASE,
+            "alter table alerts alter triggered_at type date",
+            "alter table alerts alter triggered_at type timestamp",
+            {"PostgreSQL schema": "fails", "PostgreSQL": "not checked"},
+            "alerts.triggered_at is date, and the features take it for an instant",
+            "pipeline/sources/schema.py",
+        ),
+        (
+            DATABASE,
+            "alter table assets alter site_id drop not null; alter table alerts alter severity type text",
+            "alter table assets alter site_id set not null;"
+            " alter table alerts alter severity type alert_severity using severity::alert_severity",
+            {"PostgreSQL schema": "warning"},
+            "alerts.severity is text, and may be what no feature knows; assets.site_id may be NULL, and",
+            "features/*.sql",
+        ),
+        (
+            DATABASE,
+            "create domain instant as timestamp not null; alter table assets rename to stored;"
+            " alter table stored alter created_at type instant, alter created_at drop not null;"
+            " create view assets as select * from stored; grant select on assets to feature_store",
+            "drop view assets; alter table stored rename to assets;"
+            " alter table assets alter created_at type timestamp, alter created_at set not null; drop domain instant",
+            {},
+            "",
+            "",
+        ),
+        (
+            DATABASE,
+            "create domain instant as timestamp not null;"
+            " alter table assets alter created_at type instant, alter created_at drop not null",
+            "alter table assets alter created_at type timestamp, alter created_at set not null; drop domain instant",
+            {},
+            "",
+            "",
         ),
         (
             DATABASE,
@@ -346,6 +383,11 @@ def test_databases(
             assert fix in found[name]["fix"]
 
 
+def test_both_variants_of_the_schema_are_what_the_features_need(settings: Settings) -> None:
+    (schema,) = [check for check in check_postgres(settings) if check.name == "schema"]
+    assert (schema.state, schema.text) == (State.OK, "6 tables with every column that is read")
+
+
 def test_an_old_postgres_is_refused(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_checks, "OLDEST_VERSION", 99)
     found = findings("PostgreSQL")
@@ -378,7 +420,7 @@ def test_settings_and_clickhouse(
 
 
 def test_telemetry_table_that_differs(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clickhouse_checks, "TELEMETRY_COLUMNS", (*TELEMETRY_COLUMNS, "p999_value"))
+    monkeypatch.setitem(TELEMETRY, "p999_value", Column(INSTANT))
     found = findings("ClickHouse")
     assert broken(found) == {"ClickHouse schema": "fails", "ClickHouse": "not checked"}
     assert found["ClickHouse schema"]["message"].startswith("telemetry_aggregates lacks p999_value")
@@ -390,7 +432,24 @@ def test_the_embedded_engine(healthy: Production, clickhouse_directory: Path, mo
     assert broken(findings("ClickHouse")) == {"ClickHouse connection": "fails", "ClickHouse": "not checked"}
     with closing(clickhouse_connect.get_client(dsn=f"chdb://{clickhouse_directory}")) as client:
         create_clickhouse_schema(client)
-        assert broken(findings("ClickHouse")) == {"ClickHouse telemetry": "fails", "ClickHouse": "not checked"}
+        empty = {"ClickHouse telemetry": "fails", "ClickHouse": "not checked"}
+        assert broken(findings("ClickHouse")) == empty
+
+        def with_columns(*changes: str) -> dict[str, Finding]:
+            columns = ", ".join(f"modify column {change}" for change in changes)
+            client.command(f"alter table dcmms_analytics.telemetry_aggregates {columns}")
+            return findings("ClickHouse")
+
+        known = ("avg_value Nullable(Float32)", "count UInt64", "min_value Decimal(18, 4)")
+        found = with_columns(*known, "site_id LowCardinality(Nullable(String))")
+        assert broken(found) == empty | {"ClickHouse schema": "warning"}
+        null = "telemetry_aggregates.site_id may be NULL, and no feature knows what that means"
+        assert found["ClickHouse schema"]["message"] == null
+        found = with_columns("stddev_value String")
+        assert broken(found) == {"ClickHouse schema": "fails", "ClickHouse": "not checked"}
+        assert found["ClickHouse schema"]["message"] == (
+            f"{null}; telemetry_aggregates.stddev_value is String, and the features take it for a number"
+        )
 
 
 def test_telemetry_that_is_late(healthy: Production, monkeypatch: pytest.MonkeyPatch) -> None:

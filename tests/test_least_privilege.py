@@ -25,7 +25,8 @@ from pipeline.online.redis.layout import RowEncoder
 from pipeline.operations.doctor.check import State
 from pipeline.operations.doctor.feature_server import check_feature_server
 from pipeline.registry.feast_store import open_feature_store
-from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns, postgres_grants, postgres_queries
+from pipeline.sources import schema
+from pipeline.sources.columns import postgres_columns, postgres_grants, postgres_queries
 from pipeline.sources.extract import query_of
 from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
 from tests import gateways
@@ -156,6 +157,11 @@ def test_grants_are_the_columns_that_the_doctor_asks_for(production: Production)
 
 def test_grants_are_current() -> None:
     assert (SQL / "postgres_grants.sql").read_text() == postgres_grants(), "run `make docs`"
+
+
+def test_every_column_that_is_read_is_declared() -> None:
+    declared = {table: [*columns] for table, columns in schema.TABLES.items()}
+    assert declared == postgres_columns(), "pipeline/sources/schema.py says of each what the SQL relies on"
 
 
 def test_every_column_that_is_granted_is_read(production: Production) -> None:
@@ -375,7 +381,7 @@ def test_telemetry_columns_are_those_that_the_queries_read() -> None:
     ddl = (REPOSITORY / "dev/sql/clickhouse.sql").read_text()
     columns = set(re.findall(r"(?m)^    (\w+) \w+", ddl))
     queries = "\n".join([query_of(TELEMETRY), BUCKET_GAPS, ROWS_OF_SITES])
-    assert set(TELEMETRY_COLUMNS) == columns & set(re.findall(r"\w+", re.sub(r"--.*", "", queries)))
+    assert set(schema.TELEMETRY) == columns & set(re.findall(r"\w+", re.sub(r"--.*", "", queries)))
 
 
 # Redis ------------------------------------------------------------------------------------------------------------

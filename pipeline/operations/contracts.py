@@ -1,4 +1,5 @@
-"""The definitions as data contracts: one file per view in the Open Data Contract Standard, for whoever reads snapshots.
+"""Data contracts in the Open Data Contract Standard: a file per view, for whoever reads snapshots, and one per database
+of dCMMS, for whoever changes its tables.
 
 `python -m pipeline.operations.contracts docs/contracts` writes them.
 """
@@ -13,7 +14,9 @@ from feast import Field
 
 from features.fields import NEVER
 from pipeline import __version__
+from pipeline.base.settings import TELEMETRY_TABLE
 from pipeline.base.specs import SPECS, VIEWS, snapshot_schema
+from pipeline.sources.schema import OPTIONAL_TABLES, TABLES, TELEMETRY, Column
 
 ODCS_VERSION = "v3.1.0"
 _HEAD = "# Generated: python -m pipeline.operations.contracts docs/contracts\n"
@@ -26,18 +29,23 @@ _KEYS = {
 }
 
 
+def _named(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": ODCS_VERSION,
+        "kind": "DataContract",
+        "id": f"dcmms:{name}",
+        "name": name,
+        "version": __version__,
+        "status": "active",
+        "domain": "maintenance",
+    }
+
+
 def contract_of(view: str, path: str | None = None) -> dict[str, Any]:
     """Return the contract of the snapshots of `view`; `path` is where they are, by default below FEATURE_DATA_DIR."""
     definition, schema = VIEWS[view], snapshot_schema(view)
     ttl = definition.ttl
-    return {
-        "apiVersion": ODCS_VERSION,
-        "kind": "DataContract",
-        "id": f"dcmms:{view}",
-        "name": view,
-        "version": __version__,
-        "status": "active",
-        "domain": "maintenance",
+    return _named(view) | {
         "description": {
             "purpose": definition.description,
             "usage": "Training sets take of each asset the newest row at or before their own instant.",
@@ -107,11 +115,55 @@ def _property(field: Field, kind: pa.DataType) -> dict[str, Any]:
     }
 
 
+def source_contract(name: str, tables: dict[str, dict[str, Column]]) -> dict[str, Any]:
+    """Return the contract of what is read of a database of dCMMS: the SQL relies on it, and on nothing else."""
+    return _named(name) | {
+        "description": {
+            "purpose": "The columns of dCMMS that features are computed from.",
+            "usage": "`doctor` holds the database to it; pipeline/sources/schema.py declares it.",
+            "limitations": "Of a property that is not required the SQL takes NULL for unknown.",
+        },
+        "schema": [
+            {
+                "name": table,
+                "logicalType": "object",
+                "physicalType": "table",
+                **({"description": "Not every site has it."} if table in OPTIONAL_TABLES else {}),
+                "properties": [_source(column, declared) for column, declared in columns.items()],
+            }
+            for table, columns in tables.items()
+        ],
+    }
+
+
+def _source(name: str, column: Column) -> dict[str, Any]:
+    valid = {"type": "library", "metric": "invalidValues", "arguments": {"validValues": [*column.values]}, "mustBe": 0}
+    return {
+        "name": name,
+        "logicalType": column.kind.logical,
+        "description": f"{column.kind.name[:1].upper()}{column.kind.name[1:]}",
+        "required": not column.null,
+        **({"quality": [valid]} if column.values else {}),
+    }
+
+
 def contract_text(view: str, path: str | None = None) -> str:
     """Return the file of `contract_of`, as YAML."""
-    return _HEAD + yaml.safe_dump(contract_of(view, path), sort_keys=False, allow_unicode=True, width=120)
+    return _text(contract_of(view, path))
+
+
+def _text(contract: dict[str, Any]) -> str:
+    return _HEAD + yaml.safe_dump(contract, sort_keys=False, allow_unicode=True, width=120)
+
+
+def contract_files() -> dict[str, str]:
+    """Return the files of docs/contracts by their names."""
+    sources = {"dcmms_postgresql": TABLES, "dcmms_clickhouse": {TELEMETRY_TABLE: TELEMETRY}}
+    texts = {view: contract_text(view) for view in VIEWS}
+    texts |= {name: _text(source_contract(name, tables)) for name, tables in sources.items()}
+    return {f"{name}.odcs.yaml": text for name, text in texts.items()}
 
 
 if __name__ == "__main__":
-    for name in VIEWS:
-        (Path(sys.argv[1]) / f"{name}.odcs.yaml").write_text(contract_text(name), encoding="utf-8")
+    for file_name, text in contract_files().items():
+        (Path(sys.argv[1]) / file_name).write_text(text, encoding="utf-8")

@@ -17,8 +17,9 @@ from sqlglot import exp
 
 from pipeline.base.settings import TELEMETRY_TABLE
 from pipeline.base.specs import SPECS
-from pipeline.sources.columns import TELEMETRY_COLUMNS, postgres_columns
+from pipeline.sources.columns import postgres_columns
 from pipeline.sources.extract import query_of
+from pipeline.sources.schema import TELEMETRY
 
 # A table of dCMMS, and a column of it.
 Column = tuple[str, str]
@@ -76,7 +77,7 @@ def columns_read(view: str) -> dict[str, list[str]]:
 
 
 def _known_columns(engine: str) -> dict[str, list[str]]:
-    return postgres_columns() if engine == "postgresql" else {TELEMETRY_TABLE: list(TELEMETRY_COLUMNS)}
+    return postgres_columns() if engine == "postgresql" else {TELEMETRY_TABLE: list(TELEMETRY)}
 
 
 class _Reader:

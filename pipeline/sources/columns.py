@@ -1,4 +1,4 @@
-"""The columns of dCMMS's two databases that the SQL reads: what the doctor looks for, and deploy/sql grants.
+"""The columns of dCMMS's PostgreSQL that the SQL reads: what the doctor looks for, and deploy/sql grants.
 
 `python -m pipeline.sources.columns` prints the grants.
 """
@@ -15,35 +15,7 @@ from pipeline import REPOSITORY
 from pipeline.base.specs import SPECS
 from pipeline.sources.extract import UNDATED_ROWS, query_of
 from pipeline.sources.queries import query_text
-
-# Sites without wind turbines may lack these tables; columns they do not lack.
-OPTIONAL_TABLES = ("wind_turbine_metadata",)
-
-# What the features know of values: one that is new counts for nothing that is told apart by it.
-ENUMS = {
-    "alerts.severity": {"critical", "high", "medium", "low", "info"},
-    "assets.status": {"operational", "degraded", "down", "maintenance", "decommissioned"},
-    "work_orders.priority": {"critical", "high", "medium", "low"},
-    "work_orders.status": {
-        *("draft", "open", "scheduled", "in_progress", "on_hold", "completed", "closed", "cancelled"),
-    },
-    "work_orders.type": {"corrective", "preventive", "predictive", "inspection", "emergency"},
-}
-
-TELEMETRY_COLUMNS = (
-    "tenant_id",
-    "asset_id",
-    "site_id",
-    "metric_name",
-    "time_bucket",
-    "avg_value",
-    "min_value",
-    "max_value",
-    "sum_value",
-    "count",
-    "stddev_value",
-    "anomaly_count",
-)
+from pipeline.sources.schema import OPTIONAL_TABLES
 
 _HEAD = """\
 -- What postgres_extraction.sql grants: the columns that the queries read, and no more.

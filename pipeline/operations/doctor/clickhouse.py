@@ -13,12 +13,13 @@ from clickhouse_connect.driver.httpclient import HttpClient
 from pipeline.base.errors import PipelineError
 from pipeline.base.settings import TELEMETRY_TABLE, Settings
 from pipeline.base.specs import SPECS, TIMESTAMP
-from pipeline.operations.doctor.check import Check, Subject
+from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.columns import Found, check_columns
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse, reason
-from pipeline.sources.columns import TELEMETRY_COLUMNS
 from pipeline.sources.extract import query_of
+from pipeline.sources.schema import TELEMETRY
 from pipeline.sources.telemetry import check_bucket_width, query_parameters
 
 CLICKHOUSE = Subject("ClickHouse")
@@ -29,6 +30,15 @@ LATE = timedelta(hours=6)
 WINDOW = timedelta(days=90)
 
 _GRANTS = "deploy/sql/clickhouse.sql"
+# A type without what wraps it and without parameters, and whether it is nullable.
+_COLUMNS = r"""
+select
+    name,
+    extract(type, '^(?:LowCardinality\\()?(?:Nullable\\()?(\\w+)') as bare_type,
+    match(type, '^(LowCardinality\\()?Nullable\\(') as may_be_null
+from system.columns
+where database = currentDatabase() and table = {table:String}
+"""
 _NEWEST = f"""
 select max(toDateTime64(time_bucket, 6, 'UTC')) as newest, toInt64(count()) as buckets
 from {TELEMETRY_TABLE}
@@ -88,8 +98,8 @@ def _role(client: Client) -> Check:
 def _table(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Iterator[Check]:
     table = source.table
     columns = _visible_columns(source.client, table)
-    if missing := [column for column in TELEMETRY_COLUMNS if column not in columns]:
-        everything = len(missing) == len(TELEMETRY_COLUMNS)
+    if missing := [column for column in TELEMETRY if column not in columns]:
+        everything = len(missing) == len(TELEMETRY)
         yield CLICKHOUSE.fails(
             "schema",
             f"{settings.clickhouse_database} has no {table}, or this user may not see it"
@@ -99,17 +109,18 @@ def _table(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Ite
         )
         yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the table")
         return
-    yield CLICKHOUSE.ok("schema", f"{table} with every column that is read")
+    schema = check_columns(CLICKHOUSE, {table: (TELEMETRY, columns)})
+    yield schema
+    if schema.state == State.FAILS:
+        yield CLICKHOUSE.not_checked(("SQL", "telemetry", "bucket width"), "needs the columns above")
+        return
     yield _query(source, settings, as_of)
     yield from _data(source, settings, as_of)
 
 
-def _visible_columns(client: Client, table: str) -> set[str]:
-    found = client.query(
-        "select name from system.columns where database = currentDatabase() and table = {table:String}",
-        parameters={"table": table},
-    )
-    return {row[0] for row in found.result_rows}
+def _visible_columns(client: Client, table: str) -> dict[str, Found]:
+    found = client.query(_COLUMNS, parameters={"table": table})
+    return {name: Found(bare_type, bool(may_be_null)) for name, bare_type, may_be_null in found.result_rows}
 
 
 def _query(source: ClickHouseSource, settings: Settings, as_of: datetime) -> Check:

@@ -9,11 +9,13 @@ import psycopg2.extensions
 
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.settings import Settings
-from pipeline.operations.doctor.check import Check, Subject
+from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.clock import check_clock
+from pipeline.operations.doctor.columns import Found, check_columns
 from pipeline.operations.doctor.transport import check_transport
-from pipeline.sources.columns import ENUMS, OPTIONAL_TABLES, postgres_columns, postgres_queries
+from pipeline.sources.columns import postgres_queries
 from pipeline.sources.postgres import OLDEST_VERSION, PostgresSource, open_postgres
+from pipeline.sources.schema import OPTIONAL_TABLES, TABLES
 
 POSTGRES = Subject("PostgreSQL")
 CONNECT_SECONDS = 5
@@ -21,7 +23,6 @@ STATEMENT_SECONDS = 15
 
 _GRANTS = "deploy/sql/postgres_extraction.sql"
 _COLUMNS = Path(__file__).with_name("postgres_columns.sql").read_text(encoding="utf-8")
-_ENUMS = Path(__file__).with_name("postgres_enums.sql").read_text(encoding="utf-8")
 _SESSION = Path(__file__).with_name("postgres_session.sql").read_text(encoding="utf-8")
 
 
@@ -51,10 +52,10 @@ def _connected(source: PostgresSource) -> Iterator[Check]:
     try:
         with source.connection.cursor() as cursor:
             yield from _sessions(cursor)
-            missing, unreadable = _columns(cursor)
-            yield _schema(missing, _changed_enums(cursor))
-            yield _rights(unreadable)
-        if missing or unreadable:
+            found = _columns(cursor)
+        schema, rights = _schema(found), _rights(found)
+        yield from (schema, rights)
+        if State.FAILS in (schema.state, rights.state):
             yield POSTGRES.not_checked(("SQL",), "needs the tables and rights above")
         else:
             yield _queries(source)
@@ -68,7 +69,7 @@ def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
         ((seconds,),) = cursor.fetchall()
         return float(seconds)
 
-    cursor.execute(_SESSION, {"tables": list(postgres_columns())})
+    cursor.execute(_SESSION, {"tables": list(TABLES)})
     ((major, version, may_write),) = cursor.fetchall()
     if major < OLDEST_VERSION:
         yield POSTGRES.fails(
@@ -85,57 +86,36 @@ def _sessions(cursor: psycopg2.extensions.cursor) -> Iterator[Check]:
         yield POSTGRES.ok("role", "may change nothing")
 
 
-def _columns(cursor: psycopg2.extensions.cursor) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the columns that are missing and those that this role may not read, by table."""
-    cursor.execute(_COLUMNS, {"tables": list(postgres_columns())})
-    found: dict[str, dict[str, bool]] = {}
-    for table, column, is_readable in cursor.fetchall():
-        found.setdefault(table, {})[column] = is_readable
-    missing, unreadable = {}, {}
-    for table, columns in postgres_columns().items():
-        if table in OPTIONAL_TABLES and None in found[table]:
-            continue
-        missing[table] = [column for column in columns if column not in found[table]]
-        unreadable[table] = [column for column in columns if found[table].get(column) is False]
-    return _without_empty(missing), _without_empty(unreadable)
+def _columns(cursor: psycopg2.extensions.cursor) -> dict[str, dict[str, Found]]:
+    """Return the columns of each table that is there or must be."""
+    cursor.execute(_COLUMNS, {"tables": list(TABLES)})
+    found: dict[str, dict[str, Found]] = {table: {} for table in TABLES}
+    for table, column, *facts in cursor.fetchall():
+        if column is not None:
+            found[table][column] = Found(*facts)
+    return {table: columns for table, columns in found.items() if columns or table not in OPTIONAL_TABLES}
 
 
-def _without_empty(lists: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {name: items for name, items in lists.items() if items}
-
-
-def _changed_enums(cursor: psycopg2.extensions.cursor) -> list[str]:
-    """Return in what the values that columns may have differ from those that the features know."""
-    cursor.execute(_ENUMS, {"tables": list(postgres_columns())})
-    changed = []
-    for column, labels in cursor.fetchall():
-        known = ENUMS.get(column, set(labels))
-        changed += [f"{column} may be {label}, which no feature knows" for label in sorted({*labels} - known)]
-        changed += [f"{column} is never {label} any more" for label in sorted(known - {*labels})]
-    return changed
-
-
-def _schema(missing: dict[str, list[str]], changed_enums: list[str]) -> Check:
-    if not missing and changed_enums:
-        return POSTGRES.warning(
+def _schema(found: dict[str, dict[str, Found]]) -> Check:
+    lost = []
+    for table, columns in found.items():
+        missing = [column for column in TABLES[table] if column not in columns]
+        lost += [f"{table}.{column}" for column in missing] if columns else [table]
+    if lost:
+        return POSTGRES.fails(
             "schema",
-            "; ".join(changed_enums),
-            "decide what it means for the features, and adapt features/*.sql and ENUMS in pipeline/sources/columns.py",
+            f"missing: {', '.join(lost)}",
+            "is this dCMMS's database, and its schema on the search_path? If dCMMS renamed it, adapt features/*.sql",
         )
-    if not missing:
-        return POSTGRES.ok("schema", f"{len(postgres_columns())} tables with every column that is read")
-    lost = [
-        table if len(columns) == len(postgres_columns()[table]) else ", ".join(f"{table}.{c}" for c in columns)
-        for table, columns in missing.items()
-    ]
-    return POSTGRES.fails(
-        "schema",
-        f"missing: {', '.join(lost)}",
-        "is this dCMMS's database, and its schema on the search_path? If dCMMS renamed it, adapt features/*.sql",
-    )
+    return check_columns(POSTGRES, {table: (TABLES[table], columns) for table, columns in found.items()})
 
 
-def _rights(unreadable: dict[str, list[str]]) -> Check:
+def _rights(found: dict[str, dict[str, Found]]) -> Check:
+    unreadable = {
+        table: [name for name in TABLES[table] if name in columns and not columns[name].may_read]
+        for table, columns in found.items()
+    }
+    unreadable = {table: columns for table, columns in unreadable.items() if columns}
     if not unreadable:
         return POSTGRES.ok("rights", "every column that is read may be read")
     grants = "; ".join(f"grant select ({', '.join(columns)}) on {table}" for table, columns in unreadable.items())
