@@ -30,7 +30,7 @@ from pipeline.online.publish import publish
 from pipeline.operations.report.drift import compared
 from pipeline.operations.report.history import course
 from pipeline.registry.feast_store import open_feature_store
-from pipeline.registry.ledger import Run, recorded
+from pipeline.registry.ledger import Ledger, Run, recorded
 from pipeline.runs.backfill import backfill
 from pipeline.snapshots.compaction import compact
 from pipeline.snapshots.files import snapshot_path, with_set_aside, write_snapshot
@@ -340,7 +340,7 @@ def record(store: FeatureStore, as_of: datetime, **result: object) -> None:
         pass
 
 
-def test_runs_and_online_values_are_looked_at(data: Path, store: FeatureStore) -> None:
+def test_runs_and_online_values_are_looked_at(data: Path, store: FeatureStore, tmp_path: Path) -> None:
     week_ago = ("--view", "asset_features")
     as_of = f"{ago(7, hours=-1):%Y-%m-%dT%H:%M:%SZ}"
     answer = report(*week_ago, as_of=as_of)
@@ -357,6 +357,17 @@ def test_runs_and_online_values_are_looked_at(data: Path, store: FeatureStore) -
         "asset_features failed in the run as of 2026-03-11T10:00:00Z",
     ]
     assert said(answer, "warning") == ["health_score is not plausible in 4 rows of the run as of 2026-03-11T10:00:00Z"]
+    record(store, T, error="they differ", compared=200, inconsistent=3)
+    Ledger(store).compared(
+        T, {"asset_features": {"instants": 2, "values": 90, "differ": 9, "worst": "model", "worst_share": 0.6}}
+    )
+    page = tmp_path / "report.html"
+    answer = report(*week_ago, "--html", str(page), exit_code=1)
+    wrong = "3 of 200 values of asset_features that were read back are not those of the snapshot"
+    assert f"{wrong}, in the run as of 2026-03-11T10:00:00Z" in said(answer)
+    assert said(answer, "warning") == ["60 % of the values of model were served otherwise than they are known now"]
+    served = "10 % of the values of asset_features that were served are known otherwise now"
+    assert f"{served} (2 instants up to 2026-03-11 10:00, most of model: 60 %)." in page.read_text()
     address = store.config.online_store.connection_string.split(",")[0]
     with closing(redis_client.Redis.from_url(f"redis://{address}")) as client:
         client.flushall()
@@ -442,7 +453,7 @@ def test_metrics_tell_the_same(data: Path, tmp_path: Path) -> None:
     assert float(samples[f"feature_store_report_null_ratio{labels}"]) == pytest.approx(one["null_rate"], abs=1e-4)
     found = {name for name, value in samples.items() if "_findings{" in name and float(value)}
     assert found == {'feature_store_report_findings{kind="nulls",level="alarm",view="asset_features"}'}
-    assert len(samples) < 2 * len(features_of(answer)) + 3 * SITES + 110
+    assert len(samples) < 2 * len(features_of(answer)) + 3 * SITES + 120
 
 
 def test_bad_input_ends_in_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,27 @@
 
 import json
 import os
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pytest import MonkeyPatch
 
+from dev.servers import PostgresServer, RedisServer
 from pipeline.base.specs import SPECS, TIMESTAMP
+from pipeline.operations.report.judging import percent
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Ledger
 from pipeline.snapshots.as_of_join import as_of_join
 from pipeline.snapshots.files import newest_snapshot, snapshot_path, with_set_aside
 from tests.commands import invoke
 from tests.dcmms import Dcmms, T, ago, asset_key
+from tests.stores import write_feature_store_yaml
 
 VIEW = "work_order_features"
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
@@ -35,6 +42,7 @@ def data(dcmms: Dcmms, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in (1, 2, 3):
         dcmms.work_order(dcmms.asset(number), ago(5, hours=number))
     monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", "/nonexistent.yaml")
     monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
     monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
     monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
@@ -130,6 +138,36 @@ def test_a_sample_and_a_table_of_80_columns(data: Path, dcmms: Dcmms) -> None:
     (row,) = (line.split() for line in lines if line.split()[:1] == ["manufacturer"])
     assert row == ["manufacturer", "12", "25.00%", "-", "text"]
     assert {path: path.read_bytes() for path in data.rglob("*.parquet")} == before
+    assert result.stderr.rstrip().endswith("The skew is not in the ledger."), "there is no registry"
+
+
+def test_the_ledger_keeps_it_and_the_report_tells_it(
+    data: Path, dcmms: Dcmms, postgres: PostgresServer, redis: RedisServer, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    late_facts(dcmms)
+    yaml = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_skew_{uuid4().hex}")
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(yaml))
+    skew("--sample", "1")
+    found = skew()
+    of_view = [each for name, each in found.items() if name.startswith(VIEW)]
+    with open_feature_store() as store:
+        ledger = Ledger(store)
+        assert ledger.last_runs(10) == [], "it is no run"
+        assert ledger.last_comparisons(ago(4)) == {}
+        comparison = ledger.last_comparisons(T)[VIEW]
+    sums = [sum(each[name] for each in of_view) for name in ("values", "differ")]
+    assert [comparison.as_of, comparison.instants, comparison.values, comparison.differ] == [T, 3, *sums]
+    assert comparison.worst_share == max(each["share"] for each in of_view)
+    assert comparison.worst_share == found[f"{VIEW}:{comparison.worst}"]["share"] == pytest.approx(5 / 12)
+    (view,) = json.loads(invoke("report", "--as-of", T.isoformat(), "--view", VIEW, "--json").stdout)["views"]
+    assert view["skew"] == asdict(comparison) | {
+        name: f"{getattr(comparison, name):%Y-%m-%dT%H:%M:%SZ}" for name in ("as_of", "finished_at")
+    }
+    monkeypatch.setenv("COLUMNS", "300")
+    told = f"{percent(sums[1] / sums[0])} of the values of {VIEW} that were served are known otherwise now"
+    span = f"(3 instants up to 2026-03-11 10:00, most of {comparison.worst}: 42 %)"
+    assert f"skew    {told} {span}" in invoke("report", "--view", VIEW).stdout
+    assert "No run has been made yet." in invoke("status").stdout
 
 
 def test_bad_input_ends_in_one_line(data: Path) -> None:

@@ -32,9 +32,10 @@ def skew(
     views: list[str],
     quiet: bool,
 ) -> None:
-    """Compute kept live snapshots again as of their instants, and count the values that differ now. Writes nothing.
+    """Compute kept live snapshots again as of their instants, and count the values that differ now.
 
     Per feature: the share of values that differ, and the median of the differences between numbers, in its unit.
+    Nothing is written but a row in the ledger of runs, for `report`.
 
     \b
     Example:
@@ -52,14 +53,15 @@ def skew(
     console = Console(views, quiet=quiet)
     with console.backfill_progress() as progress:
         result = measure_skew(load_settings(), views, start, end, sample=sample, progress=progress)
+    result.record()
     if metrics_file:
         write_skew(result, metrics_file)
     if as_json:
         features = [feature.as_json() for feature in result.features]
-        click.echo(json.dumps({"instants": result.instants, "features": features}, indent=2))
+        click.echo(json.dumps({"instants": len(result.live), "features": features}, indent=2))
         return
     for view in dict.fromkeys(feature.view for feature in result.features):
-        title = f"{view}: served and now, {result.instants:,} instants"
+        title = f"{view}: served and now, {len(result.live):,} instants"
         made = table(title, "feature", ">values", ">differ", ">typical", "unit")
         of_view = [feature for feature in result.features if feature.view == view]
         for feature in of_view:

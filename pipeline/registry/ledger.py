@@ -2,7 +2,7 @@
 
 A row is there from the start of its run, with the outcome `running`; one that still says so when its run is gone tells
 of a run that died. The table is made by the first run, by the role of the registry, in the first schema of its
-search_path.
+search_path. What `skew` has found is a row, too, with the outcome `compared`, which is none of a run.
 """
 
 import logging
@@ -15,7 +15,21 @@ from datetime import datetime
 from typing import Any
 
 from feast import FeatureStore
-from sqlalchemy import Column, Connection, DateTime, Index, Integer, MetaData, Table, Text, func, inspect, select, text
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, UUID, distinct_on, insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 RUNNING, DONE, FAILED, INTERRUPTED, DIED = "running", "done", "failed", "interrupted", "died"
 ROLLED_BACK = "rolled back"
+COMPARED = "compared"
 
 RUNS = Table(
     "materialization_runs",
@@ -41,13 +56,18 @@ RUNS = Table(
     Column("finished_at", DateTime(timezone=True)),
     Column("outcome", Text, nullable=False),
     Column("error", Text),
-    # {view: {rows, rejected, implausible, seconds, newest_source, bytes, outcome, error, ...}}
+    # {view: {rows, rejected, implausible, seconds, newest_source, bytes, outcome, error, ...}}; of a comparison
+    # {view: {instants, values, differ, worst, worst_share}}
     Column("views", JSONB, nullable=False),
     Column("host", Text, nullable=False),
     # The session that holds the lock of the run: while it does, the run is alive.
     Column("backend_pid", Integer),
 )
 Index("materialization_runs_project_started_at", RUNS.c.project, RUNS.c.started_at)
+
+# The views of each row, and what the row has of one.
+_VIEWS = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view", joins_implicitly=True)
+_VIEW = _VIEWS.c.value.cast(JSONB)
 
 # Serializes the making of a table, whose `if not exists` two sessions can both find true.
 CREATION_LOCK = 5_279_143_908_114_472
@@ -98,6 +118,22 @@ class Publication:
     newest_source: datetime | None
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What `skew` has found of a view: of so many `values` that were served up to `as_of`, how many `differ` now.
+
+    Of the feature `worst` the largest share does, `worst_share`.
+    """
+
+    as_of: datetime
+    finished_at: datetime
+    instants: int
+    values: int
+    differ: int
+    worst: str
+    worst_share: float
+
+
 class Ledger:
     """The rows of one project. Every method raises `PipelineError` where the database refuses."""
 
@@ -118,11 +154,19 @@ class Ledger:
         with self._transaction() as connection:
             self._write(connection, run, finished_at=func.now())
 
+    def compared(self, as_of: datetime, views: dict[str, dict[str, Any]]) -> None:
+        """Append a row of a comparison of `views` up to `as_of`, for which nobody needs the lock."""
+        row = {"run_id": uuid.uuid4(), "project": self._project, "as_of": as_of, "host": socket.gethostname()}
+        row |= {"outcome": COMPARED, "views": views, "finished_at": func.now()}
+        with self._transaction() as connection:
+            _create_table(connection)
+            connection.execute(insert(RUNS).values(row))
+
     def last_runs(self, count: int) -> list[PastRun]:
         """Return the last `count` runs, the latest first; none where there is no ledger yet."""
         rows = (
             select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__))
-            .where(RUNS.c.project == self._project)
+            .where(RUNS.c.project == self._project, RUNS.c.outcome != COMPARED)
             .order_by(RUNS.c.started_at.desc())
             .limit(count)
         )
@@ -132,7 +176,7 @@ class Ledger:
     def find(self, run_id: uuid.UUID) -> PastRun | None:
         """Return a run of the project, None where the ledger does not have it."""
         row = select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__)).where(
-            RUNS.c.project == self._project, RUNS.c.run_id == run_id
+            RUNS.c.project == self._project, RUNS.c.run_id == run_id, RUNS.c.outcome != COMPARED
         )
         with self._transaction() as connection:
             found = connection.execute(row).one_or_none() if _exists(connection) else None
@@ -140,24 +184,28 @@ class Ledger:
 
     def last_publications(self) -> dict[str, Publication]:
         """Return the last publication of each view that was ever online."""
-        view = func.jsonb_each(RUNS.c.views).table_valued("key", "value", name="view", joins_implicitly=True)
-        rows = (
-            select(view.c.key, RUNS.c.as_of, RUNS.c.finished_at, view.c.value.cast(JSONB)["newest_source"].astext)
-            .select_from(RUNS, view)
-            .ext(distinct_on(view.c.key))
-            .where(
-                RUNS.c.project == self._project,
-                RUNS.c.finished_at.is_not(None),
-                view.c.value.cast(JSONB)["outcome"].astext == "online",
-            )
-            .order_by(view.c.key, RUNS.c.finished_at.desc())
-        )
-        with self._transaction() as connection:
-            found = connection.execute(rows).all() if _exists(connection) else []
         return {
             view: Publication(as_of, finished_at, datetime.fromisoformat(newest) if newest else None)
-            for view, as_of, finished_at, newest in found
+            for view, as_of, finished_at, row in self._last_of_each(_VIEW["outcome"].astext == "online")
+            for newest in [row.get("newest_source")]
         }
+
+    def last_comparisons(self, until: datetime) -> dict[str, Comparison]:
+        """Return the last comparison of each view, of those up to instants not after `until`."""
+        found = self._last_of_each(RUNS.c.outcome == COMPARED, RUNS.c.as_of <= until)
+        return {view: Comparison(as_of, finished_at, **row) for view, as_of, finished_at, row in found}
+
+    def _last_of_each(self, *conditions: ColumnElement[bool]) -> list[tuple[str, datetime, datetime, dict[str, Any]]]:
+        """Return of each view the last row that ended so: view, as-of instant, end, and what it has of the view."""
+        rows = (
+            select(_VIEWS.c.key, RUNS.c.as_of, RUNS.c.finished_at, _VIEW)
+            .select_from(RUNS, _VIEWS)
+            .ext(distinct_on(_VIEWS.c.key))
+            .where(RUNS.c.project == self._project, RUNS.c.finished_at.is_not(None), *conditions)
+            .order_by(_VIEWS.c.key, RUNS.c.finished_at.desc())
+        )
+        with self._transaction() as connection:
+            return [tuple(row) for row in connection.execute(rows)] if _exists(connection) else []
 
     def _write(self, connection: Connection, run: Run, **values: Any) -> None:
         values |= {

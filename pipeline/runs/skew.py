@@ -4,6 +4,7 @@ Telemetry arrives late and rows are edited. A model that is trained on backfille
 are now, the online store those that were there at the time.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from pipeline.base.retries import retrying_for
 from pipeline.base.settings import Settings
 from pipeline.base.specs import VIEWS
 from pipeline.base.stop import raise_if_stopped
+from pipeline.registry.feast_store import open_feature_store
+from pipeline.registry.ledger import Ledger
 from pipeline.runs.backfill import Progress, computed
 from pipeline.snapshots.changes import is_equal
 from pipeline.snapshots.files import (
@@ -34,6 +37,8 @@ from pipeline.snapshots.files import (
     snapshots_between,
     view_of,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,10 +71,29 @@ class FeatureSkew:
 
 @dataclass
 class Skew:
-    """The skew of each feature, over so many instants with live snapshots."""
+    """The skew of each feature, over the `live` instants, each with the views that have live snapshots of it."""
 
-    instants: int
+    live: dict[datetime, list[str]]
     features: list[FeatureSkew]
+
+    def record(self) -> None:
+        """Append it to the ledger of runs, where `report` finds it; a ledger that fails is a warning."""
+        views = {}
+        for view in dict.fromkeys(feature.view for feature in self.features):
+            features = [feature for feature in self.features if feature.view == view]
+            worst = max(features, key=lambda feature: feature.share)
+            views[view] = {
+                "instants": sum(view in views_of_instant for views_of_instant in self.live.values()),
+                "values": sum(feature.values for feature in features),
+                "differ": sum(feature.differ for feature in features),
+                "worst": worst.feature,
+                "worst_share": worst.share,
+            }
+        try:
+            with open_feature_store() as store:
+                Ledger(store).compared(max(self.live), views)
+        except PipelineError as error:
+            logger.warning("%s. The skew is not in the ledger.", error.what.rstrip("."))
 
 
 def measure_skew(
@@ -106,7 +130,7 @@ def measure_skew(
             for view, now in tables.items():
                 _compare(snapshot_path(settings.snapshots, view, instant), now, limit, found[view])
             progress(number, len(wanted))
-    return Skew(len(wanted), [feature for of_view in found.values() for feature in of_view])
+    return Skew(wanted, [feature for of_view in found.values() for feature in of_view])
 
 
 def _live(

@@ -7,8 +7,9 @@ import numpy as np
 from feast import Field
 from numpy.typing import NDArray
 
-from pipeline.operations.report.judging import Finding, Level
-from pipeline.registry.ledger import PastRun
+from pipeline.base.tables import to_the_minute
+from pipeline.operations.report.judging import Finding, Level, percent
+from pipeline.registry.ledger import Comparison, PastRun
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ class Freshness:
 
 @dataclass(frozen=True)
 class ViewReport:
-    """One view: how fresh it is as a whole and by site, its features, what was set aside; all that is wrong with it."""
+    """One view: how fresh it is as a whole and by site, its features, what was set aside; all that is wrong with it.
+
+    `skew` is what the last comparison of what was served with what is known now has found.
+    """
 
     name: str
     instant: datetime
@@ -89,7 +93,18 @@ class ViewReport:
     features: list[FeatureReport]
     set_aside: int
     rows: list[tuple[datetime, int]]
+    skew: Comparison | None
     findings: list[Finding]
+
+    @property
+    def skew_text(self) -> str:
+        """The skew in a sentence, empty where it was never measured."""
+        if not (skew := self.skew):
+            return ""
+        share = percent(skew.differ / skew.values if skew.values else 0.0)
+        most = f", most of {skew.worst}: {percent(skew.worst_share)}" if skew.differ else ""
+        span = f"{skew.instants:,} instants up to {to_the_minute(skew.as_of)}"
+        return f"{share} of the values of {self.name} that were served are known otherwise now ({span}{most})"
 
 
 @dataclass(frozen=True)

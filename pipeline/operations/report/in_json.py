@@ -1,5 +1,6 @@
 """The report in types that JSON has."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from pipeline.operations.report.facts import FeatureReport, Freshness, Report, ViewReport
 from pipeline.operations.report.judging import Finding, instant_text
+from pipeline.registry.ledger import Comparison
+
+_OF_RUN = ("outcome", "rows", "rejected", "implausible", "compared", "inconsistent")
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -24,10 +28,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "started_at": instant_text(run.started_at),
                 "outcome": run.outcome,
                 "error": run.error,
-                "views": {
-                    view: {name: row.get(name) for name in ("outcome", "rows", "rejected", "implausible")}
-                    for view, row in run.views.items()
-                },
+                "views": {view: {name: row.get(name) for name in _OF_RUN} for view, row in run.views.items()},
             }
             for run in report.runs
         ],
@@ -47,11 +48,16 @@ def _view_as_json(view: ViewReport, as_of: datetime) -> dict[str, Any]:
         "baseline": view.baseline and instant_text(view.baseline),
         "same_season": view.season and instant_text(view.season),
         "set_aside": view.set_aside,
+        "skew": view.skew and _skew_as_json(view.skew),
         "rows_course": [[instant_text(at), rows] for at, rows in view.rows],
         "freshness": _freshness_as_json(view.freshness, as_of),
         "sites": [{"site": site.site or None} | _freshness_as_json(site, as_of) for site in view.sites],
         "features": [_feature_as_json(feature) for feature in view.features],
     }
+
+
+def _skew_as_json(skew: Comparison) -> dict[str, Any]:
+    return asdict(skew) | {name: instant_text(getattr(skew, name)) for name in ("as_of", "finished_at")}
 
 
 def _freshness_as_json(each: Freshness, as_of: datetime) -> dict[str, Any]:

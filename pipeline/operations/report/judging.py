@@ -20,6 +20,8 @@ PSI_WARNS, PSI_ALARMS = 0.2, 0.3
 NULLS_WARN, NULLS_ALARM = 0.05, 0.1
 # How much of the rows may be gone, of a view; of a site that is a warning, unless it has none any more.
 ROWS_WARN, ROWS_ALARM = 0.05, 0.2
+# A late bucket moves every mean of its window a little, an edit one asset: more than half of the values is neither.
+SKEW_WARNS = 0.5
 # An asset or two more or less are a change, not a failure, whatever share of a small fleet they are.
 FEW = 3
 # So many times the width of its baseline a median has to go for a leap: that of a wrong unit, not of a hot day.
@@ -30,8 +32,8 @@ _RARELY = 1e-4
 
 
 # What a finding is about: the last runs, the age of a view or of a site's facts, online rows, rows that are gone or set
-# aside, NULLs, distributions, values that are not plausible.
-RUN, AGE, SOURCE, ONLINE, ROWS, SET_ASIDE, NULLS, DRIFT, PLAUSIBLE = KINDS = (
+# aside, NULLs, distributions, values that are not plausible, and such that are known otherwise than they were served.
+RUN, AGE, SOURCE, ONLINE, ROWS, SET_ASIDE, NULLS, DRIFT, PLAUSIBLE, SKEW = KINDS = (
     "run",
     "age",
     "source",
@@ -41,6 +43,7 @@ RUN, AGE, SOURCE, ONLINE, ROWS, SET_ASIDE, NULLS, DRIFT, PLAUSIBLE = KINDS = (
     "nulls",
     "drift",
     "plausible",
+    "skew",
 )
 
 

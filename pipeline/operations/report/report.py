@@ -28,15 +28,18 @@ from pipeline.operations.report.judging import (
     PLAUSIBLE,
     RUN,
     SET_ASIDE,
+    SKEW,
+    SKEW_WARNS,
     Evidence,
     Finding,
     Level,
     instant_text,
     judged,
     moved_by,
+    percent,
     psi_limits,
 )
-from pipeline.registry.ledger import FAILED, Ledger, PastRun, Publication
+from pipeline.registry.ledger import FAILED, Comparison, Ledger, PastRun, Publication
 from pipeline.snapshots.files import (
     Replaced,
     newest_snapshot,
@@ -107,6 +110,7 @@ class _Making:
         self.findings: list[Finding] = []
         self.runs: list[PastRun] = []
         self.publications: dict[str, Publication] = {}
+        self.comparisons: dict[str, Comparison] = {}
         self.assets: dict[datetime, pa.Table | None] = {}
 
     def report(self, views: Sequence[str]) -> Report:
@@ -137,6 +141,7 @@ class _Making:
             ledger = Ledger(self.store)
             self.runs = [run for run in ledger.last_runs(_LAST_RUNS) if run.as_of <= self.as_of]
             self.publications = ledger.last_publications()
+            self.comparisons = ledger.last_comparisons(self.as_of)
         except PipelineError as error:
             self.notes.append(f"Nothing is told of the last runs: {error}")
             return
@@ -144,6 +149,10 @@ class _Making:
             run = next((run for run in self.runs if view in run.views), None)
             if run:
                 self.findings.extend(_of_run(view, run))
+            if (skew := self.comparisons.get(view)) and skew.worst_share > SKEW_WARNS:
+                share = f"{percent(skew.worst_share)} of the values of {skew.worst}"
+                text = f"{share} were served otherwise than they are known now"
+                self.findings.append(Finding(Level.WARNING, SKEW, view, text, skew.worst, weight=skew.worst_share))
         if self.runs and self.runs[0].outcome == FAILED and not self.runs[0].views:
             self.findings.append(Finding(Level.ALARM, RUN, "", f"the last run failed: {self.runs[0].error}", weight=98))
 
@@ -178,6 +187,7 @@ class _Making:
             features,
             set_aside,
             [(at, moment.rows) for at, moment in moments.items()],
+            self.comparisons.get(view),
             findings,
         )
 
@@ -280,7 +290,11 @@ class _Making:
 def _of_run(view: str, run: PastRun) -> list[Finding]:
     """Return what the last run with a view says of it."""
     row, found = run.views[view], []
-    if row.get("outcome") in ("failed", "rejected"):
+    if row.get("inconsistent"):
+        wrong = f"{row['inconsistent']:,} of {row['compared']:,} values of {view} that were read back"
+        text = f"{wrong} are not those of the snapshot, in the run as of {instant_text(run.as_of)}"
+        found.append(Finding(Level.ALARM, RUN, view, text, weight=47))
+    elif row.get("outcome") in ("failed", "rejected"):
         what = "failed" if row["outcome"] == "failed" else "was held back"
         text = f"{view} {what} in the run as of {instant_text(run.as_of)}"
         found.append(Finding(Level.ALARM, RUN, view, text, weight=47))

@@ -29,6 +29,9 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield Text(f"{finding.level.name.lower():<8}", _STYLES[finding.level]).append(finding.text, "default")
     for note in report.notes:
         yield Text(f"note    {note}", "dim")
+    for view in report.views:
+        if view.skew_text:
+            yield Text(f"skew    {view.skew_text}")
     yield ""
     yield _views(report)
     yield _features(report.features)
