@@ -124,10 +124,10 @@ client: docs ## write the types of clients/typescript from the OpenAPI, and comp
 		$(call NODE,node) node_modules/openapi-typescript/bin/cli.js openapi.json --output gateway.d.ts && \
 		$(call NODE,node) node_modules/typescript/bin/tsc
 
-# Programs that check what deploy/ holds, by their Debian packages. Without one of them its test is passed over.
-deploy-tools: ## install promtool, systemd-analyze, logrotate, Redis 7 and Java, as root on Debian, where they are missing
+# Programs that check what deploy/ holds, and pages, by their Debian packages. Without one of them its test is passed over.
+deploy-tools: ## install promtool, systemd-analyze, logrotate, Redis 7, Java, Chromium, as root on Debian, where they are missing
 	@for each in promtool:prometheus systemd-analyze:systemd logrotate:logrotate redis-server:redis-server \
-		java:openjdk-17-jre-headless; do \
+		java:openjdk-17-jre-headless chromium:chromium; do \
 		command -v $${each%%:*} >/dev/null || echo $${each#*:}; \
 	done | xargs -r sh -c 'echo "installing $$*"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$$@" >/dev/null' -
 

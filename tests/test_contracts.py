@@ -1,5 +1,6 @@
-"""The data contracts of the views are those of the definitions, and datacontract-cli holds snapshots to them."""
+"""Data contracts: as the definitions and the SQL have them, of the standard, and snapshots held to them."""
 
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,15 @@ FOLDER = REPOSITORY / "docs" / "contracts"
 
 def test_contracts_are_those_of_the_definitions() -> None:
     assert {path.name: path.read_text() for path in FOLDER.iterdir()} == contract_files(), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["dcmms_postgresql", "dcmms_clickhouse"])
+def test_contracts_of_the_sources_are_of_the_standard(name: str) -> None:
+    if not DATACONTRACT.exists():
+        pytest.skip(f"{DATACONTRACT} is not installed: `make contracts` does it")
+    command = [DATACONTRACT, "lint", FOLDER / f"{name}.odcs.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("view", VIEWS)
