@@ -92,6 +92,7 @@ class Production:
 
     def use(self, monkeypatch: pytest.MonkeyPatch, data_dir: Path, **variables: str) -> None:
         """Set the environment of a run whose snapshots go to `data_dir`, changed by `variables`."""
+        monkeypatch.delenv("CLICKHOUSE_DSN", raising=False)  # it would win over the host
         for name, value in (self.environment | {"FEATURE_DATA_DIR": str(data_dir)} | variables).items():
             monkeypatch.setenv(name, value)
 

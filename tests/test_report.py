@@ -366,8 +366,8 @@ def test_runs_and_online_values_are_looked_at(data: Path, store: FeatureStore, t
     wrong = "3 of 200 values of asset_features that were read back are not those of the snapshot"
     assert f"{wrong}, in the run as of 2026-03-11T10:00:00Z" in said(answer)
     assert said(answer, "warning") == ["60 % of the values of model were served otherwise than they are known now"]
-    served = "10 % of the values of asset_features that were served are known otherwise now"
-    assert f"{served} (2 instants up to 2026-03-11 10:00, most of model: 60 %)." in page.read_text()
+    told = "asset_features: 10 % of what was served until 2026-03-11 10:00 differs now, most of model: 60 %"
+    assert told in page.read_text()
     address = store.config.online_store.connection_string.split(",")[0]
     with closing(redis_client.Redis.from_url(f"redis://{address}")) as client:
         client.flushall()

@@ -164,9 +164,8 @@ def test_the_ledger_keeps_it_and_the_report_tells_it(
         name: f"{getattr(comparison, name):%Y-%m-%dT%H:%M:%SZ}" for name in ("as_of", "finished_at")
     }
     monkeypatch.setenv("COLUMNS", "300")
-    told = f"{percent(sums[1] / sums[0])} of the values of {VIEW} that were served are known otherwise now"
-    span = f"(3 instants up to 2026-03-11 10:00, most of {comparison.worst}: 42 %)"
-    assert f"skew    {told} {span}" in invoke("report", "--view", VIEW).stdout
+    told = f"{VIEW}: {percent(sums[1] / sums[0])} of what was served until 2026-03-11 10:00 differs now"
+    assert f"skew    {told}, most of {comparison.worst}: 42 %" in invoke("report", "--view", VIEW).stdout
     assert "No run has been made yet." in invoke("status").stdout
 
 

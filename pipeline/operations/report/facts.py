@@ -103,8 +103,7 @@ class ViewReport:
             return ""
         share = percent(skew.differ / skew.values if skew.values else 0.0)
         most = f", most of {skew.worst}: {percent(skew.worst_share)}" if skew.differ else ""
-        span = f"{skew.instants:,} instants up to {to_the_minute(skew.as_of)}"
-        return f"{share} of the values of {self.name} that were served are known otherwise now ({span}{most})"
+        return f"{self.name}: {share} of what was served until {to_the_minute(skew.as_of)} differs now{most}"
 
 
 @dataclass(frozen=True)
