@@ -9,6 +9,7 @@ Each figure is a process of its own, for its peak memory. The four take turns, s
 all of them; `fill` is into an empty database, `update` into one that holds the rows of an earlier instant.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,29 +62,46 @@ def measure_publishing(sizes: dict[int, int], say: Callable[[str], None]) -> lis
             "FEATURE_STORE_ENV_FILE": os.devnull,
         }
         worker("apply", environment)
+        ways = {method: (method, {}) for method in METHODS}
         hours = 0
         for entities, runs in sizes.items():
             worker("snapshots", environment, str(entities), str(hours), str(runs * 2 * len(METHODS)))
-            figures: dict[tuple[str, str], list[dict]] = {(p, m): [] for p in PHASES for m in METHODS}
-            for run in range(runs):
-                for method in METHODS:
-                    _client(redis.port).flushall()
-                    for phase in PHASES:
-                        say(f"{entities:,} entities, run {run + 1} of {runs}: {method}, {phase}")
-                        figures[phase, method].append(worker("publish", environment, method, str(hours)))
-                        hours += 1
-            for (phase, method), results in figures.items():
-                records.append(
-                    {
-                        "entities": entities,
-                        "runs": runs,
-                        "phase": phase,
-                        "method": method,
-                        "rows_per_second": statistics.median(entities / result["seconds"] for result in results),
-                        "megabytes": max(result["megabytes"] for result in results),
-                    }
-                )
+            clear = _client(redis.port).flushall
+            for (phase, method), figures in in_turns(ways, entities, runs, hours, environment, clear, say).items():
+                records.append({"entities": entities, "runs": runs, "phase": phase, "method": method} | figures)
+            hours += runs * 2 * len(METHODS)
     return records
+
+
+def in_turns(
+    ways: Mapping[str, tuple[str, dict[str, str]]],
+    entities: int,
+    runs: int,
+    hour: int,
+    environment: dict[str, str],
+    clear: Callable[[], object],
+    say: Callable[[str], object],
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Return, per phase and way, rows per second (median) and peak memory in MB (largest).
+
+    A way is a method and settings. Each publication takes the snapshot of the next hour, from `hour` on; `clear`
+    empties the online store before the turn of each way.
+    """
+    found: dict[tuple[str, str], list[dict]] = {(phase, way): [] for phase in PHASES for way in ways}
+    hours = itertools.count(hour)
+    for run in range(runs):
+        for way, (method, settings) in ways.items():
+            clear()
+            for phase in PHASES:
+                say(f"{entities:,} entities, run {run + 1} of {runs}: {way}, {phase}")
+                found[phase, way].append(worker("publish", environment | settings, method, str(next(hours))))
+    return {
+        key: {
+            "rows_per_second": statistics.median(entities / result["seconds"] for result in results),
+            "megabytes": max(result["megabytes"] for result in results),
+        }
+        for key, results in found.items()
+    }
 
 
 def worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
