@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from benchmarks.publishing import feature_store_yaml, in_turns, worker
+from benchmarks.publishing import feature_store_yaml, in_turns
+from benchmarks.worker import worker
 from dev.redis_servers import PROGRAMS, Cluster, cluster
 from dev.servers import PostgresServer, free_port
 from dev.stack import ensure_database
@@ -51,6 +52,6 @@ def _prepared(directory: Path, postgres: PostgresServer, nodes: Cluster, snapsho
         "FEATURE_DATA_DIR": str(directory / "data"),
         "FEATURE_STORE_ENV_FILE": os.devnull,
     }
-    worker("apply", environment)
-    worker("snapshots", environment, str(ENTITIES), "0", str(snapshots))
+    worker("benchmarks.publishing", "apply", environment)
+    worker("benchmarks.publishing", "snapshots", environment, str(ENTITIES), "0", str(snapshots))
     return environment

@@ -10,12 +10,9 @@ all of them; `fill` is into an empty database, `update` into one that holds the 
 """
 
 import itertools
-import json
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.results import peak_megabytes
+from benchmarks.worker import do_one_of, worker
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
@@ -61,11 +58,12 @@ def measure_publishing(sizes: dict[int, int], say: Callable[[str], None]) -> lis
             "FEATURE_DATA_DIR": str(Path(name) / "data"),
             "FEATURE_STORE_ENV_FILE": os.devnull,
         }
-        worker("apply", environment)
+        worker("benchmarks.publishing", "apply", environment)
         ways = {method: (method, {}) for method in METHODS}
         hours = 0
         for entities, runs in sizes.items():
-            worker("snapshots", environment, str(entities), str(hours), str(runs * 2 * len(METHODS)))
+            count = str(runs * 2 * len(METHODS))
+            worker("benchmarks.publishing", "snapshots", environment, str(entities), str(hours), count)
             clear = _client(redis.port).flushall
             for (phase, method), figures in in_turns(ways, entities, runs, hours, environment, clear, say).items():
                 records.append({"entities": entities, "runs": runs, "phase": phase, "method": method} | figures)
@@ -94,7 +92,8 @@ def in_turns(
             clear()
             for phase in PHASES:
                 say(f"{entities:,} entities, run {run + 1} of {runs}: {way}, {phase}")
-                found[phase, way].append(worker("publish", environment | settings, method, str(next(hours))))
+                done = worker("benchmarks.publishing", "publish", environment | settings, method, str(next(hours)))
+                found[phase, way].append(done)
     return {
         key: {
             "rows_per_second": statistics.median(entities / result["seconds"] for result in results),
@@ -102,18 +101,6 @@ def in_turns(
         }
         for key, results in found.items()
     }
-
-
-def worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
-    """Do one of `_TASKS` in a process of its own, and return what it returns."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.publishing", task, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | environment | {"PYTHONWARNINGS": "ignore"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _client(port: int):
@@ -287,12 +274,5 @@ _TASKS = {
 }
 
 
-@click.command(hidden=True)
-@click.argument("task", type=click.Choice(list(_TASKS)))
-@click.argument("arguments", nargs=-1)
-def _main(task: str, arguments: tuple[str, ...]) -> None:
-    click.echo(json.dumps(_TASKS[task](*arguments)))
-
-
 if __name__ == "__main__":
-    _main()
+    do_one_of(_TASKS)
