@@ -38,7 +38,7 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 
 # 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
 test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
-	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py \
+	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) --dist worksteal -rP tests/test_properties.py tests/test_no_leak.py \
 		tests/test_time_zones.py tests/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk, clock, forks
