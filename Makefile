@@ -38,14 +38,18 @@ test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for so
 
 # 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
 test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
-	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) -rP tests/test_properties.py tests/test_no_leak.py \
+	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) --dist worksteal -rP tests/test_properties.py tests/test_no_leak.py \
 		tests/test_time_zones.py tests/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk, clock, forks
 	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults tests/test_workers.py $(ARGS)
 
-test-production: $(INSTALLED) ## what a fleet owner deploys, on real servers: clusters, object stores, engines, schedulers
+test-production: $(INSTALLED) .venv-httpfs/.installed ## what a fleet owner deploys, on real servers: clusters, object stores, engines, schedulers
 	@$(PYTEST) tests/production $(ARGS)
+
+.venv-httpfs/.installed: requirements-httpfs.lock
+	@rm -rf .venv-httpfs
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --target .venv-httpfs -r $< && touch $@
 
 test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
 	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
@@ -165,6 +169,7 @@ lock: ## write requirements*.lock anew from requirements*.txt; ARGS=--upgrade fo
 	@$(LOCK) --output-file requirements-contracts.lock requirements-contracts.txt
 	@$(LOCK) --output-file requirements-airflow.lock requirements-airflow.txt
 	@$(LOCK) --output-file requirements-spark.lock requirements-spark.txt
+	@$(LOCK) --output-file requirements-httpfs.lock requirements-httpfs.txt
 
 clean: ## stop the stack; remove its data, the caches and the virtual environments; keep data/ and .env
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m dev down; fi

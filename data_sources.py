@@ -1,4 +1,4 @@
-"""The offline store: the snapshots of each feature view, in a directory of Parquet files or an Iceberg table.
+"""The offline store: the snapshots of each feature view, in a directory of Parquet files, on S3 or an Iceberg table.
 
 `<data dir>/<view>/snapshot_date=YYYY-MM-DD/<as-of>.parquet`; the data directory is `FEATURE_DATA_DIR`, by default
 `data/` beside this file. Sources carry absolute paths: the DuckDB store resolves a relative one against the
@@ -7,8 +7,9 @@ caller's working directory. Where `FEATURE_SNAPSHOTS` names a store, they are th
 
 import logging
 import os
-import re
 import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
+from pipeline.base.places import OBJECTS, checked_store
 from settings_file import REPOSITORY, file_values
 
 # At the first `feast apply` there are no snapshots, of which Feast warns for each view. Runs look where the folder is.
@@ -36,26 +38,37 @@ class SnapshotsTable(IcebergSource):
         """Take it for there."""
 
 
-def data_dir() -> Path:
-    """Return the absolute directory that holds the snapshots of every feature view: where the job writes them.
+class SnapshotObjects(FileSource):
+    """Snapshots on S3, for which `feast apply` does not ask: it would ask Amazon, whatever AWS_ENDPOINT_URL says."""
 
-    As for the job, the environment wins over the settings file, and empty counts as not set.
+    def validate(self, config: RepoConfig) -> None:
+        """Take them for there."""
+
+
+def sources() -> Callable[[str], DataSource]:
+    """Return what makes the source over all snapshots of a view, by the settings of now, which are read once.
+
+    As for the job, the environment wins over the settings file, and empty counts as not set. Raises
+    `click.ClickException` where they cannot be meant.
     """
-    return (REPOSITORY / (_settings().get("FEATURE_DATA_DIR") or "data")).resolve()
+    settings = file_values() | os.environ
+    try:
+        checked_store(settings.get("FEATURE_SNAPSHOTS") or "")
+    except ValueError as error:
+        raise click.ClickException(f"FEATURE_SNAPSHOTS {error}") from None
+    return partial(_source, _offline_store(settings), settings)
 
 
-def snapshots_of(view: str) -> DataSource:
+def _source(engine: str, settings: Mapping[str, str], view: str) -> DataSource:
     """Return the source over all snapshots of `view`: a hive-partitioned directory of Parquet files, or a table.
 
     It is of the class that the offline store takes which feature_store.yaml names: Spark reads the same files,
     ClickHouse a table of the view's name that `deploy/snapshots_to_clickhouse.py` fills.
     """
-    engine, place = _offline_store(), _settings().get("FEATURE_SNAPSHOTS")
-    if place and not re.fullmatch("iceberg://[^/]+/[^/]+", place):
-        raise click.ClickException(
-            f"FEATURE_SNAPSHOTS is {place}, and neither iceberg://catalog/namespace nor empty: docs/object-storage.md"
-        )
-    kind = engine if engine in ("spark", "clickhouse") else "iceberg" if place else ""
+    place = settings.get("FEATURE_SNAPSHOTS") or ""
+    folder = place or str((REPOSITORY / (settings.get("FEATURE_DATA_DIR") or "data")).resolve())
+    scheme = place.partition("://")[0]
+    kind = engine if engine in ("spark", "clickhouse") else scheme
     common: dict[str, Any] = {
         # Feast's registry takes no source of another class under a name that it has.
         "name": f"{view}_snapshots" + (f"_{kind}" if kind else ""),
@@ -67,38 +80,40 @@ def snapshots_of(view: str) -> DataSource:
     if kind == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        return SparkSource(path=str(data_dir() / view), file_format="parquet", **common)
+        path = f"{folder}/{view}".replace("s3://", "s3a://")  # as Hadoop calls it
+        return SparkSource(path=path, file_format="parquet", **common)
     if kind == "clickhouse":
         from feast.infra.offline_stores.contrib.clickhouse_offline_store.clickhouse_source import ClickhouseSource
 
         return ClickhouseSource(table=view, **common)
-    if place:
+    if kind == "iceberg":
         catalog, _, namespace = place.removeprefix("iceberg://").partition("/")
-        catalog_type = _catalog_kind(catalog)
         # Nothing else is in the registry: the address and the credentials are the environment's.
         return SnapshotsTable(
             catalog_type="pyiceberg",
             catalog_name=catalog,
-            catalog_properties={"type": catalog_type},
+            catalog_properties={"type": _catalog_kind(catalog, settings)},
             warehouse="",
             namespace=namespace,
             table=view,
             **common,
         )
-    return FileSource(path=str(data_dir() / view), file_format=ParquetFormat(), **common)
+    if kind == "s3":  # where DuckDB takes no directory
+        return SnapshotObjects(path=f"{folder}/{view}{OBJECTS}", file_format=ParquetFormat(), **common)
+    return FileSource(path=f"{folder}/{view}", file_format=ParquetFormat(), **common)
 
 
-def _catalog_kind(catalog: str) -> str:
+def _catalog_kind(catalog: str, settings: Mapping[str, str]) -> str:
     """Return the type of a catalog as PyIceberg has it: what the environment says, or what its address tells."""
-    known = {name.upper(): value for name, value in _settings().items()}
+    known = {name.upper(): value for name, value in settings.items()}
     prefix = f"PYICEBERG_CATALOG__{catalog.upper().replace('-', '_')}__"
     address = known.get(f"{prefix}URI") or ""
     return known.get(f"{prefix}TYPE") or ("rest" if address.startswith("http") else "sql")
 
 
-def _offline_store() -> str:
+def _offline_store(settings: Mapping[str, str]) -> str:
     """Return the type of the offline store in the feature_store.yaml of now; whoever opens it says what is wrong."""
-    named = _settings().get("FEAST_FS_YAML_FILE_PATH")
+    named = settings.get("FEAST_FS_YAML_FILE_PATH")
     try:
         config = yaml.safe_load(Path(named or REPOSITORY / "feature_store.yaml").read_text(encoding="utf-8"))
         return str(config["offline_store"]["type"])
@@ -106,5 +121,5 @@ def _offline_store() -> str:
         return "duckdb"
 
 
-def _settings() -> dict[str, str]:
-    return file_values() | os.environ
+# What the definitions take: that of the view.
+snapshots_of = sources()

@@ -4,28 +4,23 @@ All nodes share the machine with the publisher, and replicas do the same work on
 """
 
 import os
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
 
-from benchmarks.publishing import PHASES, feature_store_yaml, worker
+from benchmarks.publishing import feature_store_yaml, in_turns
+from benchmarks.worker import worker
 from dev.redis_servers import PROGRAMS, Cluster, cluster
 from dev.servers import PostgresServer, free_port
 from dev.stack import ensure_database
 
 ENTITIES, RUNS = 50_000, 3
-# Each way to publish: its method, and for how many replicas of each primary it waits.
-STOCK, PUBLISHER, WAITING = ("stock", 0), ("publisher", 0), ("publisher", 1)
-CLUSTERS = {
-    "3 primaries": (0, {"stock": STOCK, "the publisher": PUBLISHER}),
-    "3 primaries, 3 replicas": (
-        3,
-        {"stock": STOCK, "the publisher": PUBLISHER, "the publisher, REDIS_WAIT_REPLICAS=1": WAITING},
-    ),
-}
+# Each way to publish: its method and settings.
+WAYS = {"stock": ("stock", {}), "the publisher": ("publisher", {})}
+WAITING = {"the publisher, REDIS_WAIT_REPLICAS=1": ("publisher", {"REDIS_WAIT_REPLICAS": "1"})}
+CLUSTERS = {"3 primaries": (0, WAYS), "3 primaries, 3 replicas": (3, WAYS | WAITING)}
 
 
 def measure_cluster(say: Callable[[str], object]) -> list[dict]:
@@ -38,28 +33,10 @@ def measure_cluster(say: Callable[[str], object]) -> list[dict]:
             cluster(Path(name) / "cluster", PROGRAMS["redis-6.2"], replicas=replicas) as nodes,
         ):
             environment = _prepared(Path(name), postgres, nodes, 2 * RUNS * len(ways))
-            figures: dict[tuple[str, str], list[dict]] = {(phase, way): [] for phase in PHASES for way in ways}
-            hour = 0
-            for run in range(RUNS):
-                for way, (method, waits_for) in ways.items():
-                    nodes.clear()
-                    for phase in PHASES:
-                        say(f"{kind}, {ENTITIES:,} entities, run {run + 1} of {RUNS}: {way}, {phase}")
-                        waiting = {"REDIS_WAIT_REPLICAS": str(waits_for)}
-                        figures[phase, way].append(worker("publish", environment | waiting, method, str(hour)))
-                        hour += 1
-        for (phase, way), results in figures.items():
-            records.append(
-                {
-                    "cluster": kind,
-                    "entities": ENTITIES,
-                    "runs": RUNS,
-                    "phase": phase,
-                    "way": way,
-                    "rows_per_second": statistics.median(ENTITIES / result["seconds"] for result in results),
-                    "megabytes": max(result["megabytes"] for result in results),
-                }
-            )
+            say(kind)
+            for (phase, way), figures in in_turns(ways, ENTITIES, RUNS, 0, environment, nodes.clear, say).items():
+                record = {"cluster": kind, "entities": ENTITIES, "runs": RUNS, "phase": phase, "way": way}
+                records.append(record | figures)
     return records
 
 
@@ -75,6 +52,6 @@ def _prepared(directory: Path, postgres: PostgresServer, nodes: Cluster, snapsho
         "FEATURE_DATA_DIR": str(directory / "data"),
         "FEATURE_STORE_ENV_FILE": os.devnull,
     }
-    worker("apply", environment)
-    worker("snapshots", environment, str(ENTITIES), "0", str(snapshots))
+    worker("benchmarks.publishing", "apply", environment)
+    worker("benchmarks.publishing", "snapshots", environment, str(ENTITIES), "0", str(snapshots))
     return environment

@@ -4,12 +4,9 @@ The floor of a view is one plain GROUP BY scan of the same rows in the same engi
 A whole run is `materialize_features.py` as cron starts it, from its imports to the verified online values.
 """
 
-import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,12 +14,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import click
-
 from benchmarks.publishing import feature_store_yaml
 from benchmarks.results import peak_megabytes
+from benchmarks.worker import do_one_of, worker
 from dev.servers import PostgresServer, RedisServer, free_port
-from dev.stack import REPOSITORY, ensure_database
+from dev.stack import ensure_database
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
@@ -32,6 +28,8 @@ COPIES = {
     "an hour stored twice": "time_bucket = toDateTime('2025-12-20 03:00:00', 'UTC')",
     "1 % at random stored twice": "cityHash64(asset_id, metric_name, time_bucket) % 100 = 0",
 }
+
+_worker = partial(worker, "benchmarks.extraction")
 
 ALARMS, ASSETS, WORK_ORDERS = "alarm_features", "asset_features", "work_order_features"
 # recent_telemetry_features comes from the same pass
@@ -106,17 +104,6 @@ def measure_fleets(sizes: list[int], runs: int, say: Callable[[str], None]) -> l
                 record["with_copies"][copies] = _worker("extract-copies", environment, str(runs), condition)
             records.append(record)
     return records
-
-
-def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.extraction", task, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | environment | {"PYTHONWARNINGS": "ignore"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 # what the processes do ------------------------------------------------------------------------------------------------
@@ -232,12 +219,5 @@ _TASKS = {
 }
 
 
-@click.command(hidden=True)
-@click.argument("task", type=click.Choice(list(_TASKS)))
-@click.argument("arguments", nargs=-1)
-def _main(task: str, arguments: tuple[str, ...]) -> None:
-    click.echo(json.dumps(_TASKS[task](*arguments)))
-
-
 if __name__ == "__main__":
-    _main()
+    do_one_of(_TASKS)

@@ -9,26 +9,24 @@ Each figure is a process of its own, for its peak memory. The four take turns, s
 all of them; `fill` is into an empty database, `update` into one that holds the rows of an earlier instant.
 """
 
-import json
+import itertools
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.results import peak_megabytes
+from benchmarks.worker import do_one_of, worker
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
@@ -60,42 +58,49 @@ def measure_publishing(sizes: dict[int, int], say: Callable[[str], None]) -> lis
             "FEATURE_DATA_DIR": str(Path(name) / "data"),
             "FEATURE_STORE_ENV_FILE": os.devnull,
         }
-        worker("apply", environment)
+        worker("benchmarks.publishing", "apply", environment)
+        ways = {method: (method, {}) for method in METHODS}
         hours = 0
         for entities, runs in sizes.items():
-            worker("snapshots", environment, str(entities), str(hours), str(runs * 2 * len(METHODS)))
-            figures: dict[tuple[str, str], list[dict]] = {(p, m): [] for p in PHASES for m in METHODS}
-            for run in range(runs):
-                for method in METHODS:
-                    _client(redis.port).flushall()
-                    for phase in PHASES:
-                        say(f"{entities:,} entities, run {run + 1} of {runs}: {method}, {phase}")
-                        figures[phase, method].append(worker("publish", environment, method, str(hours)))
-                        hours += 1
-            for (phase, method), results in figures.items():
-                records.append(
-                    {
-                        "entities": entities,
-                        "runs": runs,
-                        "phase": phase,
-                        "method": method,
-                        "rows_per_second": statistics.median(entities / result["seconds"] for result in results),
-                        "megabytes": max(result["megabytes"] for result in results),
-                    }
-                )
+            count = str(runs * 2 * len(METHODS))
+            worker("benchmarks.publishing", "snapshots", environment, str(entities), str(hours), count)
+            clear = _client(redis.port).flushall
+            for (phase, method), figures in in_turns(ways, entities, runs, hours, environment, clear, say).items():
+                records.append({"entities": entities, "runs": runs, "phase": phase, "method": method} | figures)
+            hours += runs * 2 * len(METHODS)
     return records
 
 
-def worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
-    """Do one of `_TASKS` in a process of its own, and return what it returns."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.publishing", task, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | environment | {"PYTHONWARNINGS": "ignore"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+def in_turns(
+    ways: Mapping[str, tuple[str, dict[str, str]]],
+    entities: int,
+    runs: int,
+    hour: int,
+    environment: dict[str, str],
+    clear: Callable[[], object],
+    say: Callable[[str], object],
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Return, per phase and way, rows per second (median) and peak memory in MB (largest).
+
+    A way is a method and settings. Each publication takes the snapshot of the next hour, from `hour` on; `clear`
+    empties the online store before the turn of each way.
+    """
+    found: dict[tuple[str, str], list[dict]] = {(phase, way): [] for phase in PHASES for way in ways}
+    hours = itertools.count(hour)
+    for run in range(runs):
+        for way, (method, settings) in ways.items():
+            clear()
+            for phase in PHASES:
+                say(f"{entities:,} entities, run {run + 1} of {runs}: {way}, {phase}")
+                done = worker("benchmarks.publishing", "publish", environment | settings, method, str(next(hours)))
+                found[phase, way].append(done)
+    return {
+        key: {
+            "rows_per_second": statistics.median(entities / result["seconds"] for result in results),
+            "megabytes": max(result["megabytes"] for result in results),
+        }
+        for key, results in found.items()
+    }
 
 
 def _client(port: int):
@@ -269,12 +274,5 @@ _TASKS = {
 }
 
 
-@click.command(hidden=True)
-@click.argument("task", type=click.Choice(list(_TASKS)))
-@click.argument("arguments", nargs=-1)
-def _main(task: str, arguments: tuple[str, ...]) -> None:
-    click.echo(json.dumps(_TASKS[task](*arguments)))
-
-
 if __name__ == "__main__":
-    _main()
+    do_one_of(_TASKS)

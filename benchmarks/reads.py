@@ -26,7 +26,8 @@ import yaml
 
 from benchmarks.load import WRK, measured
 from benchmarks.publishing import feature_store_yaml
-from benchmarks.serving import _ids, _wait_until_healthy, _worker
+from benchmarks.serving import _ids, _wait_until_healthy
+from benchmarks.worker import worker
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
@@ -85,7 +86,7 @@ def measure_reads(seconds: float, say: Callable[[str], None]) -> list[dict]:
             "GATEWAY_FEATURE_SERVICE": SERVICE,
         }
         say("publishing")
-        _worker("publish", environment, "0", "0")
+        worker("benchmarks.serving", "publish", environment, "0", "0")
         keys = _give_to_tenant(redis.port)
         say("starting the servers")
         ways = list(_ways(stack, environment, directory))

@@ -19,10 +19,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-import click
 import pyarrow as pa
 
 from benchmarks.publishing import feature_store_yaml
+from benchmarks.worker import do_one_of, start, worker
+from benchmarks.worker import result as result_of
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import REPOSITORY, ensure_database
 
@@ -50,7 +51,7 @@ def measure_serving(seconds: float, say: Callable[[str], None]) -> list[dict]:
             "FEATURE_STORE_ENV_FILE": os.devnull,
             "PYTHONWARNINGS": "ignore",
         }
-        hour = _worker("publish", environment, "0", "0")["hour"]
+        hour = worker("benchmarks.serving", "publish", environment, "0", "0")["hour"]
         for flags, options in FLAGS.items():
             port = free_port()
             say(f"feast serve with the {flags} flags, {seconds:.0f} s")
@@ -64,10 +65,9 @@ def measure_serving(seconds: float, say: Callable[[str], None]) -> list[dict]:
             publisher = None
             try:
                 _wait_until_healthy(port)
-                publisher = _start("publish", environment, str(hour), str(seconds))
-                load = _worker("load", environment, str(port), str(seconds))
-                published, _ = publisher.communicate()
-                last = json.loads(published.splitlines()[-1])["hour"]
+                publisher = start("benchmarks.serving", "publish", environment, str(hour), str(seconds))
+                load = worker("benchmarks.serving", "load", environment, str(port), str(seconds))
+                last = result_of(publisher)["hour"]
                 records.append({"flags": flags, "options": " ".join(options), "seconds": seconds, **load})
                 records[-1]["snapshots"] = last - hour
                 hour = last
@@ -77,24 +77,6 @@ def measure_serving(seconds: float, say: Callable[[str], None]) -> list[dict]:
                         process.terminate()
                         process.wait()
     return records
-
-
-def _start(task: str, environment: dict[str, str], *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serving", task, *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _worker(task: str, environment: dict[str, str], *arguments: str) -> dict:
-    process = _start(task, environment, *arguments)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"benchmarks.serving {task} failed with exit code {process.returncode}")
-    return json.loads(output.splitlines()[-1])
 
 
 def _wait_until_healthy(port: int, path: str = "/health") -> None:
@@ -235,12 +217,5 @@ _TASKS = {
 }
 
 
-@click.command(hidden=True)
-@click.argument("task", type=click.Choice(list(_TASKS)))
-@click.argument("arguments", nargs=-1)
-def _main(task: str, arguments: tuple[str, ...]) -> None:
-    click.echo(json.dumps(_TASKS[task](*arguments)))
-
-
 if __name__ == "__main__":
-    _main()
+    do_one_of(_TASKS)

@@ -39,7 +39,7 @@ def main() -> None:
         store = load_store_config().offline_store
         if not isinstance(store, ClickhouseConfig):
             raise PipelineError("the offline store is not ClickHouse: see deploy/feature_store.clickhouse.yaml")
-        data_dir, client = load_settings().feature_data_dir, get_client(store)
+        data_dir, client = load_settings().snapshots, get_client(store)
         for view in VIEWS:
             _make_table(client, view)
             copied = [snapshot_instant(path) for path in snapshots(data_dir, view) if _copy(client, view, path)]

@@ -118,13 +118,12 @@ def pictures() -> None:
 
 @main.command(short_help="Hold the newest snapshots to their contracts.")
 def contracts() -> None:
-    """Hold the newest snapshots of FEATURE_DATA_DIR to docs/contracts; exit code 1 if one breaks a rule."""
+    """Hold the newest snapshots, where the settings have them, to docs/contracts; exit code 1 if one breaks a rule."""
     import sys
 
-    from data_sources import data_dir
     from dev.contracts import check_snapshots
 
-    if not check_snapshots(data_dir()):
+    if not check_snapshots():
         sys.exit(1)
 
 

@@ -11,22 +11,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dev.stack import REPOSITORY
 
 DATACONTRACT = REPOSITORY / ".venv-contracts" / "bin" / "datacontract"
 
 
-def broken_rules(view: str, snapshot: Path, program: Path = DATACONTRACT) -> list[str]:
-    """Return which rules of the contract of `view` the file `snapshot` breaks, in the words of datacontract-cli.
+def broken_rules(view: str, snapshot: pa.Table, program: Path = DATACONTRACT) -> list[str]:
+    """Return which rules of the contract of `view` the rows of `snapshot` break, in the words of datacontract-cli.
 
     Raises `click.ClickException` where the program is missing, or does not take the contract.
     """
     from pipeline.operations.contracts import contract_text
 
     with TemporaryDirectory(prefix="contract-") as directory:
-        contract, results = Path(directory) / f"{view}.odcs.yaml", Path(directory) / "results.json"
-        contract.write_text(contract_text(view, str(snapshot)), encoding="utf-8")
+        contract, results, rows = (Path(directory) / name for name in ("odcs.yaml", "results.json", "rows.parquet"))
+        pq.write_table(snapshot, rows)
+        contract.write_text(contract_text(view, str(rows)), encoding="utf-8")
         command = [str(program), "test", str(contract), "--output", str(results), "--output-format", "json"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,17 +48,18 @@ def broken_rules(view: str, snapshot: Path, program: Path = DATACONTRACT) -> lis
     ]
 
 
-def check_snapshots(data_dir: Path) -> bool:
+def check_snapshots() -> bool:
     """Say of the newest snapshot of each view whether it keeps its contract; return whether all do."""
+    from pipeline.base.settings import load_settings
     from pipeline.base.views import VIEW_NAMES
-    from pipeline.snapshots.files import file_of, newest_snapshot
+    from pipeline.snapshots.files import newest_snapshot, read_snapshot
 
-    all_keep = True
+    data_dir, all_keep = load_settings().snapshots, True
     for view in VIEW_NAMES:
         path = newest_snapshot(data_dir, view)
-        if not path or not (file := file_of(path)):
+        if not path:
             raise click.ClickException(f"there is no snapshot in {data_dir / view}: materialize_features.py makes one")
-        broken = broken_rules(view, file)
+        broken = broken_rules(view, read_snapshot(path))
         click.echo(f"{'✗' if broken else '✓'} {view} as of {path.stem}")
         for rule in broken:
             click.echo(f"    {rule}")

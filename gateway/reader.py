@@ -264,8 +264,8 @@ class Reader:
         async with self._guarded():
             if isinstance(self._client, RedisCluster):
                 async with self._client.pipeline(transaction=False) as pipe:
-                    for command in commands:
-                        pipe.execute_command(*command)
+                    for name, *arguments in commands:
+                        pipe.execute_command(name.decode(), *arguments)
                     answers = await pipe.execute(raise_on_error=False)
                 return [list(chain.from_iterable(one.items())) if isinstance(one, dict) else one for one in answers]
             # A pipeline of the client takes several times as long for what it does besides, per command and per answer.

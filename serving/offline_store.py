@@ -1,11 +1,12 @@
-"""Feast's DuckDB offline store, reading of an Iceberg table only the columns and the time that it needs.
+"""Feast's DuckDB offline store, reading of snapshots in a store only the columns and the time that it needs.
 
     offline_store:
       type: serving.offline_store.ScanningDuckDBOfflineStore
 
-Stock Feast loads the whole table into memory, whatever is asked of it. This one tells the scan which columns and which
-instants: Iceberg then leaves out the files of other days. Answers are the stock store's; so is all that is no Iceberg
-table, or has columns of other names than its features.
+Stock Feast loads a whole Iceberg table into memory, whatever is asked of it. This one tells the scan which columns and
+which instants: Iceberg then leaves out the files of other days. Of snapshots on S3 it reads the same, by what runs read
+them with, so that DuckDB needs no extension for it. Answers are the stock store's; so is all that is neither, or has
+columns of other names than its features.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from typing import Any
 
 import ibis
 import pandas as pd
-from feast import FeatureView, RepoConfig
+import pyarrow as pa
+from feast import FeatureView, FileSource, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from feast.infra.offline_stores.duckdb import (
@@ -33,6 +35,11 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from ibis.expr.types import Table
+
+from pipeline.base.places import OBJECTS, Store
+from pipeline.base.specs import snapshot_schema
+from pipeline.snapshots.files import EARLIEST, LATEST
+from pipeline.snapshots.store import opened
 
 Reader = Callable[[DataSource, str], Table]
 
@@ -135,6 +142,8 @@ def _scan(columns: set[str], first: datetime | None, last: datetime | None) -> R
     """Return what reads those `columns` of rows from `first` to `last`, both inclusive."""
 
     def read(source: DataSource, repo_path: str) -> Table:
+        if isinstance(source, FileSource) and source.path.startswith("s3://") and source.path.endswith(OBJECTS):
+            return ibis.memtable(_on_s3(source.path, columns, first, last))
         if not isinstance(source, IcebergSource) or source.field_mapping:
             return _read_data_source(source, repo_path)
         stamp, moment = source.timestamp_field, timedelta(microseconds=1)
@@ -146,3 +155,13 @@ def _scan(columns: set[str], first: datetime | None, last: datetime | None) -> R
         return ibis.memtable(scan.to_arrow())
 
     return read
+
+
+def _on_s3(path: str, columns: set[str], first: datetime | None, last: datetime | None) -> pa.Table:
+    place, _, view = path.removesuffix(OBJECTS).rpartition("/")
+    store = opened(Store(place))
+    instants = [
+        *store.instants(view, first.astimezone(UTC) if first else EARLIEST, last.astimezone(UTC) if last else LATEST)
+    ]
+    schema = store.schema(view, instants[0]) if instants else snapshot_schema(view)
+    return store.read(view, instants, pa.schema([schema.field(name) for name in sorted(columns)]))

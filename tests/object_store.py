@@ -80,6 +80,15 @@ class ObjectStore:
             f"{prefix}S3__REGION": "us-east-1",
         }
 
+    def aws_variables(self, *, s3: int | None = None) -> dict[str, str]:
+        """Return the environment in which runs find it as S3, maybe through another port."""
+        return {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{s3 or self.s3}",
+        }
+
     def _is_up(self) -> bool:
         commands = f"lock\ns3tables.bucket -create -name {WAREHOUSE} -account admin\ns3.bucket.create -name {BUCKET}\n"
         shell = [Path(sys.executable).with_name("weed"), "shell", f"-master={HOST}:{self._master}"]

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 
-from data_sources import snapshots_of
+from data_sources import sources
 from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, _postgres_bin, free_port
 from dev.stack import ensure_database
@@ -98,9 +98,9 @@ class Production:
 
     def register(self) -> None:
         """Register the definitions as `feast apply` does, in the environment of now; nothing has been published yet."""
-        views = [view.__copy__() for view in VIEWS.values()]
+        views, source_of = [view.__copy__() for view in VIEWS.values()], sources()
         for view in views:
-            view.batch_source = snapshots_of(view.name)
+            view.batch_source = source_of(view.name)
         with open_feature_store() as store:
             register(store, views)
 

@@ -1,9 +1,11 @@
 """Feature stores for tests: the repository's feature_store.yaml, pointed at the test servers."""
 
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
 import yaml
 from feast import FeatureStore, FeatureView, FileSource
 
@@ -11,6 +13,7 @@ from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
 from entities import asset, site, work_order
 from pipeline import REPOSITORY
+from pipeline.base.settings import Settings
 from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.registry.feast_store import open_feature_store
 from pipeline.snapshots.upkeep import MARKER
@@ -62,6 +65,19 @@ def with_snapshots_in(data_dir: Path, view: FeatureView) -> FeatureView:
         created_timestamp_column="created",
     )
     return copy
+
+
+def use_settings(monkeypatch: pytest.MonkeyPatch, settings: Settings, path: Path, **variables: str) -> None:
+    """Set the environment of a run with `settings` and the feature_store.yaml `path`, changed by `variables`."""
+    environment = {
+        "FEATURE_STORE_ENV_FILE": os.devnull,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "CLICKHOUSE_DSN": settings.clickhouse_dsn.get_secret_value(),
+        "FEATURE_DATA_DIR": str(settings.feature_data_dir),
+        "FEAST_FS_YAML_FILE_PATH": str(path),
+    }
+    for name, value in (environment | variables).items():
+        monkeypatch.setenv(name, value)
 
 
 def is_written(path: Path) -> bool:

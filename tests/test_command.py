@@ -14,7 +14,7 @@ import pytest
 import redis as redis_client
 from click.testing import CliRunner, Result
 
-from data_sources import data_dir
+from data_sources import sources
 from dev.schema import create_postgres_schema
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
@@ -556,7 +556,8 @@ def test_an_empty_data_directory_counts_as_not_set(
 ) -> None:
     for text, expected in (("", REPOSITORY / "data"), ("kept", REPOSITORY / "kept"), (str(tmp_path), tmp_path)):
         monkeypatch.setenv("FEATURE_DATA_DIR", text)
-        assert load_settings().feature_data_dir == data_dir() == expected
+        assert load_settings().feature_data_dir == expected
+        assert sources()("asset_features").path == str(expected / "asset_features")
 
 
 # other online stores, and what others write ------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What deploy/ holds for others' tools is what those tools take, and its alerts fire on the metrics of real runs."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from pipeline.registry.feast_store import open_feature_store
 from pipeline.registry.lock import one_at_a_time
 from tests.commands import invoke
 from tests.dcmms import Dcmms, T, ago, bucket
-from tests.stores import apply_definitions, write_feature_store_yaml
+from tests.stores import apply_definitions, use_settings, write_feature_store_yaml
 
 DEPLOY = REPOSITORY / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -85,11 +84,7 @@ def metrics(
     path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_deploy_{uuid.uuid4().hex}")
     assets = [dcmms.asset(number) for number in range(1, 7)]
     dcmms.buckets(*[bucket(assets[0], "power_kw", ago(hours=hour), 100.0 + hour) for hour in range(1, 169)])
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    use_settings(monkeypatch, dcmms.settings, path)
     apply_definitions(path, dcmms.settings.feature_data_dir)
 
     def run(code: int, *options: str) -> Series:

@@ -573,7 +573,7 @@ def test_sources_of_an_engine_are_no_fault(
     healthy: Production, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("data_sources._offline_store", lambda: engine)
+        patch.setattr("data_sources._offline_store", lambda _: engine)
         healthy.register()
     assert broken(findings("Registry")) == {}
     if engine == "spark":

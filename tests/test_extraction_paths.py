@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 
-from data_sources import snapshots_of
+from data_sources import sources
 from dev.servers import PostgresServer
 from features.availability import COLUMNS
 from pipeline.base.errors import PipelineError
@@ -268,7 +268,7 @@ def read_by_feast(data_dir: Path) -> pa.Table:
     config = SimpleNamespace(repo_path=data_dir, offline_store=DuckDBOfflineStoreConfig())
     job = DuckDBOfflineStore.pull_latest_from_table_or_query(
         config,
-        snapshots_of(VIEW),
+        sources()(VIEW),
         ["asset_id"],
         ["wo_count_7d"],
         "event_timestamp",

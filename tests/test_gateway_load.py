@@ -20,7 +20,8 @@ import pytest
 
 from benchmarks.load import ask, request
 from benchmarks.publishing import feature_store_yaml
-from benchmarks.serving import _ids, _worker
+from benchmarks.serving import _ids
+from benchmarks.worker import worker
 from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from gateway.app import PREFIX
@@ -52,7 +53,9 @@ class World:
     def publish(self, seconds: float) -> int:
         """Publish one snapshot after the other for so long, in a process of its own; return how many."""
         first = self.hour
-        self.hour = _worker("publish", dict(os.environ), str(first), str(seconds), self.start.isoformat())["hour"]
+        self.hour = worker(
+            "benchmarks.serving", "publish", dict(os.environ), str(first), str(seconds), self.start.isoformat()
+        )["hour"]
         return self.hour - first
 
 

@@ -30,7 +30,7 @@ from pipeline.registry.lock import one_at_a_time
 from tests.both_variants import POSTGRES_VIEWS
 from tests.commands import invoke, process
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
+from tests.stores import apply_definitions, set_online_store, use_settings, write_feature_store_yaml
 
 VIEW = "work_order_features"
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
@@ -84,11 +84,7 @@ def environment(
     dcmms.asset(2)
     dcmms.work_order(asset, ago(1))
     dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), 100.0 + hour) for hour in range(1, 97)])
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    use_settings(monkeypatch, dcmms.settings, path)
     apply_definitions(path, dcmms.settings.feature_data_dir)
     return dcmms
 

@@ -28,7 +28,7 @@ from pipeline.sources.column_lineage import lineage
 from tests.commands import invoke
 from tests.dcmms import Dcmms, T, ago, bucket
 from tests.gateways import served
-from tests.stores import apply_definitions, write_feature_store_yaml
+from tests.stores import apply_definitions, use_settings, write_feature_store_yaml
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in Path(__file__).with_name("openlineage").glob("*.json")}
@@ -52,11 +52,7 @@ def environment(
     dcmms.asset(2)
     dcmms.work_order(asset, ago(1))
     dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), 100.0 + hour) for hour in range(1, 97)])
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    use_settings(monkeypatch, dcmms.settings, path)
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(tmp_path / "events"))
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")

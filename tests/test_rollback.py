@@ -1,6 +1,5 @@
 """Rollback: the values of an earlier instant are online again, all of them and no others, until somebody resumes."""
 
-import os
 import shutil
 import uuid
 import warnings
@@ -26,7 +25,7 @@ from pipeline.snapshots.files import snapshot_path, snapshots, with_set_aside, w
 from pipeline.snapshots.quarantine import quarantine_folder
 from tests.commands import invoke
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, online_values, set_online_store, write_feature_store_yaml
+from tests.stores import apply_definitions, online_values, set_online_store, use_settings, write_feature_store_yaml
 
 VIEW = "work_order_features"
 FEATURE = f"{VIEW}:wo_count_7d"
@@ -51,11 +50,7 @@ def yaml_path(
             dcmms.work_order(dcmms.asset(number) if not day else asset_key(number), ago(day, hours=1))
     dcmms.asset(3, created_at=ago(1, hours=1))
     dcmms.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
+    use_settings(monkeypatch, dcmms.settings, path)
     apply_definitions(path, dcmms.settings.feature_data_dir)
     for as_of in (T - 2 * DAY, T - DAY, T):
         run(as_of)

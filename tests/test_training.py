@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from feast import FeatureStore, RepoConfig
 
-from data_sources import snapshots_of
+from data_sources import sources
 from entities import asset
 from features.services import predictive_maintenance_v1
 from materialize_features import cli
@@ -68,7 +68,7 @@ def open_store(folder: Path, offline_store: str) -> FeatureStore:
 def _over(data_dir: Path, name: str):
     """Return the definition of a view with the source below `data_dir`."""
     view = copy(VIEWS[name])
-    view.batch_source = snapshots_of(name)
+    view.batch_source = sources()(name)
     assert view.batch_source.path == str(data_dir / name)
     return view
 

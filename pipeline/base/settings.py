@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline import REPOSITORY
 from pipeline.base.addresses import checked_clickhouse_dsn, checked_http_address, checked_postgres_url
 from pipeline.base.errors import PipelineError, keep_secret
-from pipeline.base.places import DataDir, Store
+from pipeline.base.places import DataDir, Store, checked_store
 from settings_file import in_environment, settings_file
 
 Kind = TypeVar("Kind", bound=BaseSettings)
@@ -73,15 +73,6 @@ def _kept(text: str) -> str:
     return text
 
 
-def _store(url: str) -> str:
-    if url and not re.fullmatch(r"iceberg://[a-z][a-z0-9-]*/[a-z][a-z0-9_]*", url, re.ASCII):
-        raise ValueError(
-            "is neither iceberg://catalog/namespace (lower case, no underscore in the catalog's name), nor empty for "
-            "folders in FEATURE_DATA_DIR"
-        )
-    return url
-
-
 DEFAULT_DATA_DIR = Path("data")
 # As dCMMS calls it, and the SQL.
 TELEMETRY_TABLE = "telemetry_aggregates"
@@ -121,7 +112,7 @@ class Settings(BaseSettings):
     clickhouse_table: str = Field(TELEMETRY_TABLE, pattern=r"^[A-Za-z_]\w*$")
     telemetry_bucket_minutes: int = Field(60, ge=1, le=1440)
     feature_data_dir: DataDirectory = DEFAULT_DATA_DIR
-    feature_snapshots: Annotated[str, AfterValidator(_store)] = ""
+    feature_snapshots: Annotated[str, AfterValidator(checked_store)] = ""
     statement_timeout_seconds: int = Field(900, ge=1, le=2_000_000)  # PostgreSQL counts milliseconds in 32 bits
     retry_seconds: float = Field(30, ge=0, le=86_400)
     redis_wait_replicas: int = Field(0, ge=0, le=100)

@@ -24,7 +24,7 @@ from pipeline import REPOSITORY
 from pipeline.base import libpq
 from pipeline.base.addresses import checked_postgres_url, checked_redis_connection
 from pipeline.base.errors import PipelineError, Unavailable, first_line, redacted
-from pipeline.base.places import DataDir, Folder, Store
+from pipeline.base.places import OBJECTS, DataDir, Folder, Store
 from pipeline.base.retries import attempts
 from pipeline.base.settings import check_text
 from pipeline.base.specs import VIEWS
@@ -157,6 +157,9 @@ def registered_folder(view: FeatureView) -> Folder | None:
     """Return where the snapshots of `view` are registered to be, None where that is no place of ours."""
     source = view.batch_source
     if isinstance(source, FileSource):
+        if source.path.startswith("s3://") and source.path.endswith(OBJECTS):
+            place, _, name = source.path.removesuffix(OBJECTS).rpartition("/")
+            return Store(place) / name
         return Path(source.path).resolve() if "://" not in source.path else None
     if isinstance(source, IcebergSource):
         return Store(f"iceberg://{source.catalog_name}/{source.namespace}") / source.iceberg_table

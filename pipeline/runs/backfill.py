@@ -27,6 +27,7 @@ from pipeline.snapshots.files import (
     newest_snapshot,
     snapshot_instant,
     snapshot_path,
+    snapshots,
     snapshots_between,
     write_snapshot,
 )
@@ -108,7 +109,8 @@ def backfill(
     the rest. Raises `PipelineError` where a database fails.
     """
     result = BackfillResult(empty={view: [] for view in views})
-    lacking = {instant: _lacking(settings.snapshots, instant, views, overwrite) for instant in instants}
+    there = {} if overwrite else {view: _present(settings.snapshots, view, instants) for view in views}
+    lacking = {instant: [view for view in views if instant not in there.get(view, ())] for instant in instants}
     wanted = {instant: views_then for instant, views_then in lacking.items() if views_then}
     result.present = len(instants) - len(wanted)
     progress(result.present, len(instants))
@@ -212,10 +214,14 @@ def _time_of_day(instant: datetime) -> timedelta:
     return (instant - datetime.min.replace(tzinfo=UTC)) % DAY
 
 
-def _lacking(data_dir: DataDir, instant: datetime, views: Sequence[str], overwrite: bool) -> list[str]:
-    """Return the views without a snapshot of `instant` that can be read and is of the definition of now."""
-    raise_if_stopped()
-    return [v for v in views if overwrite or not is_of_definition(snapshot_path(data_dir, v, instant), v)]
+def _present(data_dir: DataDir, view: str, instants: Sequence[datetime]) -> set[datetime]:
+    """Return which of the instants have a snapshot of `view` that can be read and is of the definition of now."""
+    present, wanted = set(), {*instants}
+    for path in snapshots(data_dir, view, min(wanted), max(wanted)) if wanted else ():
+        raise_if_stopped()
+        if (instant := snapshot_instant(path)) in wanted and is_of_definition(path, view):
+            present.add(instant)
+    return present
 
 
 def _snapshots_of(

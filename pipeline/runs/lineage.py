@@ -20,7 +20,6 @@ from feast import FeatureStore
 
 from pipeline import __version__
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.places import Store
 from pipeline.base.results import ViewResult
 from pipeline.base.settings import Settings
 from pipeline.base.specs import SPECS, VIEWS, snapshot_schema
@@ -208,9 +207,13 @@ class _Teller:
         return outputs
 
     def _snapshots_of(self, view: str) -> tuple[str, str]:
-        """Return the namespace and name of the snapshots of `view`: a folder, or a table of a store."""
+        """Return the namespace and name of the snapshots of `view`: a folder, here or in a bucket, or a table."""
         place = self._settings.snapshots
-        return (place.url, view) if isinstance(place, Store) else ("file", str(place / view))
+        if isinstance(place, Path):
+            return "file", str(place / view)
+        scheme, _, name = place.url.partition("://")
+        bucket, _, prefix = name.partition("/")
+        return (f"s3://{bucket}", f"{prefix}/{view}") if scheme == "s3" else (place.url, view)
 
     def _tables(self, view: str) -> list[tuple[str, str]]:
         """Return the namespace and name of each table that the query of `view`, or of a view that it needs, reads."""

@@ -4,9 +4,8 @@ Rows and values stay, in the order of instant and asset, and so do the notes of 
 snapshot, and what is younger, stays as it is: it is what runs look at.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -33,21 +32,12 @@ from pipeline.snapshots.files import (
     with_notes,
 )
 from pipeline.snapshots.parquet import write_parquet
-from pipeline.snapshots.store import Compacted, opened
+from pipeline.snapshots.store import Compacted, File, Part, ThinOut, opened
 
 # A row group holds whole snapshots until it has so many rows: a join then reads little besides the one that it wants.
 _GROUP_ROWS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY, _MOMENT = timedelta(days=1), timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The files of a day or month, the instants in them, and which of these are kept."""
-
-    files: list[Path]
-    instants: list[datetime]
-    kept: list[datetime]
 
 
 def compact(
@@ -71,34 +61,39 @@ def compact(
         return done
     now = min(snapshot_instant(newest), datetime.now(UTC))  # one of them may be of a wrong clock
     before = min(before, now).replace(hour=0, minute=0, second=0, microsecond=0)
+    thin_out = partial(kept, keep) if keep else None
     if isinstance(data_dir, Store):
-        return opened(data_dir).compact(view, before, partial(kept, keep), now, online, months)
+        return opened(data_dir).compact(view, before, thin_out, now, online, months)
     folder = data_dir / view
-    if online and any(online in {*part.instants} - {*part.kept} for part in _parts(folder, online, before, keep, now)):
-        raise online_would_go(view, online)
+
+    def work(month: datetime) -> list[Part[Path]]:
+        last = last_of_month(month, before)
+        return list(parts(snapshot_files(data_dir, view, month, last), instants_in, last, thin_out, now))
+
+    if online:
+        check_online(view, online, work(first_of_month(online)))
     remove_replaced(folder)
     for month in _months(folder):
         raise_if_stopped()
-        if not any(_parts(folder, month, before, keep, now)):
+        if not work(month):
             continue
         with alone(data_dir):
-            parts = list(_parts(folder, month, before, keep, now))
-            _replace(folder, parts)
-        done.before += sum(len(part.files) for part in parts)
-        done.after += sum(bool(part.kept) for part in parts)
-        done.removed += sum(len(part.instants) - len(part.kept) for part in parts)
+            found = work(month)
+            replace(folder, found)
+        done.add(found)
         months = months and months - 1
         if months == 0:
             break
     return done
 
 
-def online_would_go(view: str, online: datetime) -> PipelineError:
-    """Return what to raise where the snapshot that is online would be removed."""
-    return PipelineError(
-        f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run first, or "
-        "keep for longer"
-    )
+def check_online(view: str, online: datetime, work: Iterable[Part[File]]) -> None:
+    """Raise `PipelineError` where the snapshot that is online would be removed by the `work`."""
+    if any(online in {*part.instants} - {*part.kept} for part in work):
+        raise PipelineError(
+            f"{view}: this --keep would remove the snapshot of {online:%Y-%m-%dT%H:%M:%SZ}, which is online. Run "
+            "first, or keep for longer"
+        )
 
 
 def _months(folder: Path) -> list[datetime]:
@@ -110,38 +105,55 @@ def _months(folder: Path) -> list[datetime]:
     return sorted(found)
 
 
-def _parts(folder: Path, month: datetime, before: datetime, keep: Keep, now: datetime) -> Iterator[_Part]:
-    """Yield what there is to do in the month of an instant: nothing for one file of which all is kept."""
-    start = month.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = (start + 31 * _DAY).replace(day=1)
-    last = min(end, before) - _MOMENT
-    found = [entry for entry in snapshot_files(folder.parent, folder.name, start, last) if entry[1] <= last][::-1]
-    for _, entries in groupby(found, key=lambda entry: end <= before or entry[0].date()):
-        files = [path for _, _, path in entries]
-        if len(files) == 1 and not keep:
+def first_of_month(instant: datetime) -> datetime:
+    """Return the first instant of the month of one."""
+    return instant.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def last_of_month(start: datetime, before: datetime) -> datetime:
+    """Return the last instant of the month that begins at `start`, or the last one `before` another."""
+    return min((start + 31 * _DAY).replace(day=1), before) - _MOMENT
+
+
+def parts(
+    found: Iterable[tuple[datetime, datetime, File]],
+    instants_of: Callable[[File], list[datetime]],
+    last: datetime,
+    thin_out: ThinOut | None,
+    now: datetime,
+) -> Iterator[Part[File]]:
+    """Yield what there is to do in a month up to `last`: nothing for one file of which all is kept.
+
+    `found` are its files, each with its first and last instant, `instants_of` tells those between.
+    """
+    is_over = (last + _MOMENT).day == 1
+    of_month = sorted((entry for entry in found if entry[1] <= last), key=lambda entry: entry[:2])
+    for _, entries in groupby(of_month, key=lambda entry: is_over or entry[0].date()):
+        files = [file for _, _, file in entries]
+        if len(files) == 1 and not thin_out:
             continue  # unopened
-        held = {path: instants_in(path) for path in files}
+        held = {file: instants_of(file) for file in files}
         instants = sorted({instant for each in held.values() for instant in each})
-        left = kept(keep, instants, now - instants[-1]) if instants else []
+        left = thin_out(instants, now - instants[-1]) if instants and thin_out else instants
         if sum(map(bool, held.values())) > 1 or left != instants:
-            yield _Part([path for path, each in held.items() if each], instants, left)
+            yield Part([file for file, each in held.items() if each], instants, left)
 
 
 def kept(keep: Keep, instants: Sequence[datetime], age: timedelta) -> list[datetime]:
     """Return which of the `instants` are kept where the last one is so old."""
-    if not keep:
-        return [*instants]
     step = next((step for step, until in keep if age <= until), None)
     return [next(slot) for _, slot in groupby(instants, lambda each: (each - _EPOCH) // step)] if step else []
 
 
-def _replace(folder: Path, parts: Sequence[_Part]) -> None:
+def replace(folder: Path, work: Sequence[Part[Path]]) -> None:
+    """Do the `work` in the folder of a view, in one step; for within `alone`."""
+
     def write(target: Path) -> None:
-        for part in parts:
+        for part in work:
             if part.kept:
                 _write(folder, part.kept, target)
 
-    replace_files(folder, {path for part in parts for path in part.files}, write)
+    replace_files(folder, {path for part in work for path in part.files}, write)
 
 
 def _write(folder: Path, instants: Sequence[datetime], target: Path) -> None:

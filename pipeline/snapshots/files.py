@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import overload
 
 import pyarrow as pa
@@ -35,6 +35,9 @@ from pipeline.snapshots.store import SnapshotStore, opened
 logger = logging.getLogger(__name__)
 
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+# What the footer says of a snapshot; and what that of the file of a day or month says: columns and notes by instant.
+Note = dict[str, list[str]]
+Footer = tuple[pa.Schema, dict[datetime, Note]]
 _SET_ASIDE, _LACKED, _NOTES = b"set_aside", b"lacked", b"snapshots"
 _KEPT_NOTES = {_SET_ASIDE, _LACKED}
 # Between the first and the last instant in the name of a file: what ISO 8601 has for an interval in names of files.
@@ -92,7 +95,7 @@ def write_snapshot(table: pa.Table, path: Snapshot) -> int:
         path.parents[2].mkdir(_DATA_DIR_MODE, parents=True, exist_ok=True)
     while True:
         with sharing(path.parents[2]):
-            held = _held(path)
+            held = held_at(path)
             if held is not None and is_same(held, table):
                 return (file_of(path) or path).stat().st_size
             file = _file_over(path)
@@ -206,7 +209,13 @@ def _file_over(path: Path) -> Path | None:
     return None
 
 
-def _footer_of(file: Path) -> tuple[pa.Schema, dict[datetime, dict[str, list[str]]]]:
+def footer_of(schema: pa.Schema) -> Footer:
+    """Return the columns that the footer of a day or month tells, and the notes of each snapshot."""
+    notes = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
+    return schema.remove_metadata(), dict(sorted((datetime.fromisoformat(stem), note) for stem, note in notes.items()))
+
+
+def _footer_of(file: Path) -> Footer:
     """Return the columns in the file of a day or month, and the notes of each snapshot in it, in order of instants."""
     try:
         return _read_footer(file, file.stat().st_mtime_ns)
@@ -215,10 +224,8 @@ def _footer_of(file: Path) -> tuple[pa.Schema, dict[datetime, dict[str, list[str
 
 
 @lru_cache(maxsize=8)
-def _read_footer(file: Path, _version: int) -> tuple[pa.Schema, dict[datetime, dict[str, list[str]]]]:
-    schema = pq.read_schema(file)
-    notes = json.loads((schema.metadata or {}).get(_NOTES, b"{}"))
-    return schema.remove_metadata(), dict(sorted((datetime.fromisoformat(stem), note) for stem, note in notes.items()))
+def _read_footer(file: Path, _version: int) -> Footer:
+    return footer_of(pq.read_schema(file))
 
 
 @overload
@@ -241,7 +248,9 @@ def snapshots_between(data_dir: DataDir, view: str, first: datetime, last: datet
 def can_be_read(path: Snapshot) -> bool:
     """Return whether the footer of a snapshot can be read, which tells where the rest of it is; warn where not."""
     if isinstance(path, StoredSnapshot):
-        return True  # what a store lists
+        if reason := _store_of(path).why_unreadable(view_of(path), path.as_of):
+            logger.warning("passed over: the snapshot %s cannot be read: %s", path, reason)
+        return not reason
     try:
         pq.read_metadata(file_of(path) or path)
     except FileNotFoundError as error:
@@ -295,7 +304,12 @@ def schema_of(path: Snapshot) -> pa.Schema:
     if path.is_file() or not (file := file_of(path)):
         return pq.read_schema(path)
     schema, notes = _footer_of(file)
-    return schema.with_metadata({key: json.dumps(note) for key, note in notes[snapshot_instant(path)].items()})
+    return with_note(schema, notes[snapshot_instant(path)])
+
+
+def with_note(schema: pa.Schema, note: Note) -> pa.Schema:
+    """Return `schema` with the notes of one snapshot, as the footer of its own file has them."""
+    return schema.with_metadata({key: json.dumps(each) for key, each in note.items()})
 
 
 def with_notes(schema: pa.Schema, snapshots: dict[datetime, pa.Schema]) -> pa.Schema:
@@ -338,12 +352,12 @@ def lacked_in(schema: pa.Schema) -> list[str]:
 
 def holds(path: Snapshot, table: pa.Table) -> bool:
     """Return whether `path` holds what `table` does, whenever it was created; a damaged file does not."""
-    held = _held(path)
+    held = held_at(path)
     return held is not None and is_same(held, table)
 
 
-def _held(path: Snapshot) -> pa.Table | None:
-    """Return what is at `path`, None where nothing is, it is damaged or its definition lacked a feature."""
+def held_at(path: Snapshot) -> pa.Table | None:
+    """Return the rows at `path`, None where nothing is, it is damaged or its definition lacked a feature."""
     try:
         held = read_snapshot(path) if is_there(path) else None
     except (OSError, pa.ArrowException):
@@ -362,7 +376,7 @@ def has_snapshot_name(path: Path) -> bool:
     return span_of(path) is not None
 
 
-def span_of(path: Path) -> tuple[datetime, datetime] | None:
+def span_of(path: PurePath) -> tuple[datetime, datetime] | None:
     """Return the first and last instant in the name of a file of snapshots, None where it is no such name."""
     stems = path.stem.split(_TO)
     try:

@@ -29,9 +29,10 @@ from pipeline.base.places import Store, instant_stem
 from pipeline.base.retries import attempts
 from pipeline.base.specs import TIMESTAMP, snapshot_schema
 from pipeline.base.stop import raise_if_stopped
+from pipeline.snapshots.bucket import ANSWER_SECONDS, CONNECT_SECONDS, is_refused
 from pipeline.snapshots.changes import with_first_created
 from pipeline.snapshots.files import EARLIEST, LATEST, is_same, lacked_in, with_lacked
-from pipeline.snapshots.store import Compacted, SnapshotStore, ThinOut
+from pipeline.snapshots.store import Compacted, Part, SnapshotStore, ThinOut
 from settings_file import in_environment
 
 try:
@@ -77,8 +78,7 @@ _READERS = timedelta(hours=1)
 _STATES = 50
 # A file that no state has may still be on its way into one.
 _YOUNG = timedelta(days=1)
-_CONNECT_SECONDS, _ANSWER_SECONDS = 10, 60
-_DEFAULTS = {"s3.connect-timeout": str(_CONNECT_SECONDS), "s3.request-timeout": str(_ANSWER_SECONDS)}
+_DEFAULTS = {"s3.connect-timeout": str(CONNECT_SECONDS), "s3.request-timeout": str(ANSWER_SECONDS)}
 _TABLE_PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
     "commit.manifest-merge.enabled": "true",
@@ -87,15 +87,6 @@ _TABLE_PROPERTIES = {
 }
 # The types that Iceberg can make wider in place.
 _WIDENED = {(pa.int32(), pa.int64()), (pa.float32(), pa.float64())}
-# What S3 and catalogs say that will not pass by itself.
-_REFUSED = (
-    "access denied",
-    "access_denied",
-    "invalidaccesskeyid",
-    "signature",
-    "forbidden",
-    "http code 403",
-)
 
 
 class IcebergTables(SnapshotStore):
@@ -216,13 +207,19 @@ class IcebergTables(SnapshotStore):
             self._change(view, keep_up)
 
     def compact(
-        self, view: str, before: datetime, thin_out: ThinOut, now: datetime, online: datetime | None, months: int | None
+        self,
+        view: str,
+        before: datetime,
+        thin_out: ThinOut | None,
+        now: datetime,
+        online: datetime | None,
+        months: int | None,
     ) -> Compacted:
         """Make one file of the snapshots of each day that is over at `before`, by one commit.
 
         Then, without `months`, what no state of the table has is removed. See `pipeline.snapshots.compaction.compact`.
         """
-        from pipeline.snapshots.compaction import online_would_go
+        from pipeline.snapshots.compaction import check_online
 
         done, table = Compacted(), self._found(view)
         if table is None:
@@ -234,9 +231,9 @@ class IcebergTables(SnapshotStore):
             day: [*instants][::-1]
             for day, instants in groupby(self.instants(view, EARLIEST, before - _MOMENT), key=lambda each: each.date())
         }
-        kept = {day: thin_out(instants, now - instants[-1]) for day, instants in days.items()}
-        if online and online in days.get(online.date(), []) and online not in kept[online.date()]:
-            raise online_would_go(view, online)
+        kept = {day: thin_out(of_day, now - of_day[-1]) for day, of_day in days.items()} if thin_out else days
+        if online and online.date() in days:
+            check_online(view, online, [Part([], days[online.date()], kept[online.date()])])
         work = sorted(day for day in days if files.get(day, 0) > 1 or kept[day] != days[day])
         for _, of_month in groupby(work, key=lambda day: (day.year, day.month)):
             raise_if_stopped()
@@ -339,9 +336,12 @@ class IcebergTables(SnapshotStore):
             raise _NotThere(f"{place} is not there") from error
         except (requests.RequestException, ServerError, CommitStateUnknownException, OSError, DBAPIError) as error:
             text = first_line(error)
-            is_refused = any(word in str(error).lower() for word in _REFUSED)
-            kind = PipelineError if is_refused or isinstance(error, FileNotFoundError) else Unavailable
-            advice = "Check its keys and rights" if is_refused else "Check that the catalog and the object store are up"
+            kind = PipelineError if is_refused(error) or isinstance(error, FileNotFoundError) else Unavailable
+            advice = (
+                "Check its keys and rights"
+                if is_refused(error)
+                else "Check that the catalog and the object store are up"
+            )
             raise kind(f"{place}: {text}. {advice}: docs/object-storage.md") from error
         except (RESTError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             advice = "Check PYICEBERG_CATALOG__*: docs/object-storage.md"
@@ -374,7 +374,7 @@ class _TimedRestCatalog(RestCatalog):
         return session
 
 
-_WAIT = (_CONNECT_SECONDS, _ANSWER_SECONDS)
+_WAIT = (CONNECT_SECONDS, ANSWER_SECONDS)
 
 
 # What a table holds -----------------------------------------------------------------------------------------------

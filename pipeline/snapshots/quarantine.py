@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.fault_points import fault_point
-from pipeline.base.places import DataDir, Store, local_folder
+from pipeline.base.places import DataDir, File, Store, StoredFile, local_folder
+from pipeline.snapshots.bucket import Bucket
 from pipeline.snapshots.exchange import sharing
 from pipeline.snapshots.files import file_name, file_of, has_snapshot_name, snapshots, take_apart
 from pipeline.snapshots.parquet import write_parquet
@@ -24,8 +25,10 @@ from pipeline.snapshots.quality import NAMED, BrokenRule
 from pipeline.snapshots.store import opened
 
 
-def quarantine_path(data_dir: DataDir, view: str, as_of: datetime) -> Path:
+def quarantine_path(data_dir: DataDir, view: str, as_of: datetime) -> File:
     """Return where the rejected rows of `view` as of `as_of` are kept."""
+    if isinstance(data_dir, Store) and data_dir.holds_files:
+        return StoredFile(data_dir, f"quarantine/{view}/{file_name(as_of)}")
     return quarantine_folder(data_dir, view) / file_name(as_of)
 
 
@@ -68,13 +71,15 @@ def move_newer(data_dir: DataDir, view: str, as_of: datetime) -> int:
     return len(newer)
 
 
-def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> int:
+def set_aside(snapshot: pa.Table, broken: Sequence[BrokenRule], path: File | None) -> int:
     """Write `rejected_rows` to `path`, if there is one, over those of an earlier try, and return how many they are.
 
     Raises `PipelineError` where the folder cannot be written.
     """
     rejected = rejected_rows(snapshot, broken)
-    if path:
+    if isinstance(path, StoredFile):
+        Bucket(path.parent.url).write(path.key, rejected)
+    elif path:
         write_parquet(rejected, path)
     return int(rejected.num_rows)
 
@@ -98,7 +103,7 @@ def rejected_rows(snapshot: pa.Table, broken: Sequence[BrokenRule]) -> pa.Table:
 def in_words(
     snapshot: pa.Table,
     broken: Sequence[BrokenRule],
-    path: Path | None,
+    path: File | None,
     if_planned: str = "run again with --accept-drop",
 ) -> str:
     """Return in one line why `snapshot` is held back: the broken rules, where their rows are and what to do.
@@ -113,7 +118,7 @@ def in_words(
     return f"rejected by the quality gate: {_rules(snapshot, broken)}.{_kept_in(path)} {advice}"
 
 
-def few_in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: Path | None) -> str:
+def few_in_words(snapshot: pa.Table, broken: Sequence[BrokenRule], path: File | None) -> str:
     """Return in one line that `snapshot` goes on without the rows that break a rule, as `in_words`."""
     return (
         f"set aside by the quality gate: {_rules(snapshot, broken)}.{_kept_in(path)} The other rows go on; what is "
@@ -138,5 +143,5 @@ def _listed(keys: pa.Array | pa.ChunkedArray) -> str:
     return ", ".join(map(str, keys[:NAMED].to_pylist()))
 
 
-def _kept_in(path: Path | None) -> str:
+def _kept_in(path: File | None) -> str:
     return f" Rows and reasons: {path}." if path else ""

@@ -4,18 +4,29 @@ These functions take places of both kinds, and ask the store of a place that is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.places import Store
 
+File = TypeVar("File")
 # Told instants in order and how old the last of them is: those that are kept.
 ThinOut = Callable[[Sequence[datetime], timedelta], list[datetime]]
+
+
+@dataclass(frozen=True)
+class Part(Generic[File]):
+    """The files of a day or month, the instants in them, and which of these are kept."""
+
+    files: list[File]
+    instants: list[datetime]
+    kept: list[datetime]
 
 
 @dataclass
@@ -26,12 +37,19 @@ class Compacted:
     after: int = 0
     removed: int = 0
 
+    def add(self, work: Iterable[Part[File]]) -> None:
+        """Count in what was done."""
+        for part in work:
+            self.before += len(part.files)
+            self.after += bool(part.kept)
+            self.removed += len(part.instants) - len(part.kept)
+
 
 class SnapshotStore(ABC):
     """The snapshots of all views somewhere else than on a local disk.
 
     Readers see a snapshot whole or not at all. Each method raises `PipelineError` where the store fails, `Unavailable`
-    where that may pass; what was there then still stands.
+    where that may pass; what was there then still stands. What is damaged raises `pyarrow.ArrowException`.
     """
 
     @abstractmethod
@@ -49,6 +67,10 @@ class SnapshotStore(ABC):
     def schema(self, view: str, as_of: datetime) -> pa.Schema:
         """Return the columns of one snapshot, with its notes as metadata as in the footer of a file."""
 
+    def why_unreadable(self, _view: str, _as_of: datetime) -> str | None:
+        """Return what is wrong with a snapshot that is listed, as far as that is known at once; None for nothing."""
+        return None
+
     @abstractmethod
     def write(self, view: str, as_of: datetime, table: pa.Table) -> int:
         """Put `table`, with its notes, in the place of the snapshot as of `as_of`, in one step; return its bytes.
@@ -62,7 +84,7 @@ class SnapshotStore(ABC):
 
     @abstractmethod
     def lacks_columns(self, view: str) -> bool:
-        """Return whether there are snapshots, and a column of the definition is not there or of another type."""
+        """Return whether there are snapshots, and a column of the definition is missing or of another type in one."""
 
     @abstractmethod
     def keep_up(self, view: str) -> None:
@@ -70,7 +92,13 @@ class SnapshotStore(ABC):
 
     @abstractmethod
     def compact(
-        self, view: str, before: datetime, thin_out: ThinOut, now: datetime, online: datetime | None, months: int | None
+        self,
+        view: str,
+        before: datetime,
+        thin_out: ThinOut | None,
+        now: datetime,
+        online: datetime | None,
+        months: int | None,
     ) -> Compacted:
         """Make one file of the snapshots of each day that is over at `before`, and remove those not kept at `now`.
 
@@ -86,4 +114,8 @@ def opened(place: Store) -> SnapshotStore:
         from pipeline.snapshots.iceberg import IcebergTables
 
         return IcebergTables(place)
+    if scheme == "s3":
+        from pipeline.snapshots.objects import ParquetObjects
+
+        return ParquetObjects(place)
     raise PipelineError(f"FEATURE_SNAPSHOTS: {place.url} is no place for snapshots")

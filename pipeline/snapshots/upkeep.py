@@ -29,7 +29,7 @@ from pipeline.base.stop import raise_if_stopped
 from pipeline.snapshots.exchange import MARKER, sharing
 from pipeline.snapshots.files import has_snapshot_name, is_there, lacked_in, schema_of, with_lacked
 from pipeline.snapshots.parquet import write_parquet
-from pipeline.snapshots.quarantine import free_path, quarantine_folder
+from pipeline.snapshots.quarantine import free_path
 from pipeline.snapshots.store import opened
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,20 @@ def look(data_dir: DataDir, view: str) -> Findings:
     return _look(folder, schema, _kept_up_until(folder, schema, time.time_ns())) if folder.is_dir() else Findings()
 
 
-def keep_up(data_dir: DataDir, view: str, progress: Callable[[float], None] = lambda _: None) -> None:
+def keep_up(
+    data_dir: DataDir,
+    view: str,
+    progress: Callable[[float], None] = lambda _: None,
+    *,
+    called: DataDir | None = None,
+) -> None:
     """Move what is no snapshot of `view` into quarantine and bring older snapshots to the columns of the definition.
 
     A feature that they lack is NULL there; other values, `created` and the notes in the footer stay. A value of another
     type is cast; where one does not fit, the feature is NULL in that snapshot and a copy as it was goes to quarantine.
-    What was done is logged, a line each; `progress` is told the share of the older ones. Nothing is deleted, and an
-    interruption leaves whole files. Raises `PipelineError` where the folder cannot be read or written.
+    What was done is logged, a line each, in which the data directory may be `called` something else; `progress` is told
+    the share of the older ones. Nothing is deleted, and an interruption leaves whole files. Raises `PipelineError`
+    where the folder cannot be read or written.
     """
     if isinstance(data_dir, Store):
         opened(data_dir).keep_up(view)
@@ -80,7 +87,7 @@ def keep_up(data_dir: DataDir, view: str, progress: Callable[[float], None] = la
         return
     marker = folder / f"{MARKER}-{os.getpid()}.tmp"
     try:
-        marker.write_text(_described(schema))  # now, so that what comes while we look is looked at next time
+        marker.write_text(described(schema))  # now, so that what comes while we look is looked at next time
         now = marker.stat().st_mtime_ns
         found = _look(folder, schema, _kept_up_until(folder, schema, now))
         being_written = _being_written(found.strays, now)
@@ -97,7 +104,8 @@ def keep_up(data_dir: DataDir, view: str, progress: Callable[[float], None] = la
                 strays.append(path)
             except FileNotFoundError:
                 continue
-        _report(view, data_dir, [path for path in strays if _move(path, data_dir, view)], found.older, misfits)
+        moved = [path for path in strays if _move(path, data_dir, view)]
+        _report(view, folder, f"{called or data_dir}/quarantine/{view}", moved, found.older, misfits)
         if found.unsettled or being_written:
             _report_unsettled(view, [*found.unsettled, *being_written])
             return
@@ -119,13 +127,14 @@ def is_of_definition(path: Snapshot, view: str) -> bool:
         kept = schema_of(path)
     except (OSError, pa.ArrowException):
         return False
-    return _has_columns(kept, snapshot_schema(view)) and not lacked_in(kept)
+    return has_columns(kept, snapshot_schema(view)) and not lacked_in(kept)
 
 
 # Looking ----------------------------------------------------------------------------------------------------------
 
 
-def _described(schema: pa.Schema) -> str:
+def described(schema: pa.Schema) -> str:
+    """Return the columns as the file in the folder has them, which tells up to when it has been kept up."""
     return "".join(f"{column.name} {column.type}\n" for column in schema)
 
 
@@ -133,11 +142,11 @@ def _kept_up_until(folder: Path, schema: pa.Schema, now: int) -> int:
     """Return when all files had the columns of `schema`, in ns since 1970 by the clock of the disk; 0 for never."""
     marker = folder / MARKER
     try:
-        until, described = marker.stat().st_mtime_ns, marker.read_bytes()
+        until, told = marker.stat().st_mtime_ns, marker.read_bytes()
     except FileNotFoundError:
         return 0
     # of a clock that was wrong, nothing follows
-    return until if described == _described(schema).encode() and until <= now else 0
+    return until if told == described(schema).encode() and until <= now else 0
 
 
 def _look(folder: Path, schema: pa.Schema, since: int) -> Findings:
@@ -153,7 +162,7 @@ def _look(folder: Path, schema: pa.Schema, since: int) -> Findings:
             continue
         if kept is None or not {column.name for column in schema if not column.nullable} <= set(kept.names):
             found.strays.append(path)
-        elif not _has_columns(kept, schema):
+        elif not has_columns(kept, schema):
             found.older.append(path)
     return found
 
@@ -182,7 +191,7 @@ def _columns_of(path: Path) -> pa.Schema | None:
         return None  # Arrow's own: the footer is none
 
 
-def _has_columns(kept: pa.Schema, schema: pa.Schema) -> bool:
+def has_columns(kept: pa.Schema, schema: pa.Schema) -> bool:
     """Return whether all columns of `schema` are kept with their types; a feature that is gone may still be there."""
     places = [kept.get_field_index(column.name) for column in schema]
     return all(
@@ -217,7 +226,7 @@ def _bring_to(schema: pa.Schema, path: Path, data_dir: Path, view: str) -> list[
     """
     with _reading(), pq.ParquetFile(path) as file:
         kept = file.schema_arrow
-        changed = [column for column in schema if not _has_columns(kept, pa.schema([column]))]
+        changed = [column for column in schema if not has_columns(kept, pa.schema([column]))]
         misfits = {column.name: kept.field(column.name).type for column in changed if not _fits(file, column)}
         if misfits:
             shutil.copy2(path, free_path(path, data_dir, view))
@@ -274,12 +283,14 @@ def _move(path: Path, data_dir: Path, view: str) -> bool:
     return True
 
 
-def _report(view: str, data_dir: Path, moved: list[Path], older: list[Path], misfits: dict[str, list[str]]) -> None:
-    place, told = quarantine_folder(data_dir, view), {"view": view}
+def _report(
+    view: str, folder: Path, place: str, moved: list[Path], older: list[Path], misfits: dict[str, list[str]]
+) -> None:
+    told = {"view": view}
     if moved:
         text = "%s: %d files are no snapshots, and are moved to %s: %s"
         logger.warning(
-            text, view, len(moved), place, _listed(str(p.relative_to(data_dir / view)) for p in moved), extra=told
+            text, view, len(moved), place, _listed(str(path.relative_to(folder)) for path in moved), extra=told
         )
     if brought := len(set(older) - set(moved)):
         text = (

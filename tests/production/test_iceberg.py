@@ -1,315 +1,34 @@
-"""Snapshots in Iceberg tables: all that a history can do, by a catalog in SQLite and by a REST catalog over S3."""
+"""What only Iceberg has: states of the table, its partitions, and files that no state has."""
 
-import logging
-import os
-import threading
-import uuid
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import pandas as pd
-import pyarrow as pa
 import pytest
-import yaml
-from pyiceberg.utils.config import Config
 
-from data_sources import snapshots_of
-from dev.servers import PostgresServer, RedisServer
-from pipeline.base.errors import PipelineError
-from pipeline.base.places import DataDir, Store
-from pipeline.base.specs import TIMESTAMP, VIEWS, snapshot_schema
-from pipeline.online.redis.engine import redis_client
-from pipeline.registry.feast_store import open_feature_store
+from pipeline.base.places import Store
 from pipeline.snapshots import iceberg
-from pipeline.snapshots.as_of_join import as_of_join
-from pipeline.snapshots.compaction import compact
-from pipeline.snapshots.files import (
-    lacked_in,
-    newest_snapshot,
-    read_snapshot,
-    schema_of,
-    set_aside_in,
-    snapshot_path,
-    snapshots,
-    with_set_aside,
-    write_snapshot,
-)
-from pipeline.snapshots.quality import losses
 from pipeline.snapshots.quarantine import move_newer
 from pipeline.snapshots.store import opened
-from pipeline.snapshots.upkeep import is_of_definition, keep_up, look
-from tests.commands import invoke
-from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.faults.proxy import TO_CLIENT, TO_SERVER, Fault, Proxy
-from tests.object_store import SECRET, ObjectStore
-from tests.stores import online_values, register, set_online_store, write_feature_store_yaml
-
-VIEW = "work_order_features"
-FEATURE = "wo_count_7d"
-DAY = timedelta(days=1)
-KEYS = [str(asset_key(number)) for number in range(1, 21)]
-STOCK, SCANNING = "duckdb", "serving.offline_store.ScanningDuckDBOfflineStore"
-
-
-@pytest.fixture
-def variant() -> str:
-    return "n"
-
-
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with ObjectStore(tmp_path_factory.mktemp("objects")) as server:
-        yield server
+from pipeline.snapshots.upkeep import keep_up
+from tests.dcmms import T
+from tests.object_store import ObjectStore
+from tests.stored_snapshots import DAY, KEYS, VIEW, placed, put
 
 
 @pytest.fixture(params=["sql", "rest"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A namespace of its own, by each catalog."""
-    name = f"{request.param}-{uuid.uuid4().hex[:8]}"
-    if request.param == "rest":
-        variables = request.getfixturevalue("objects").variables(name)
-    else:
-        (tmp_path / "warehouse").mkdir()
-        prefix = f"PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__"
-        variables = {
-            f"{prefix}URI": f"sqlite:///{tmp_path}/catalog.db",
-            f"{prefix}WAREHOUSE": f"file://{tmp_path}/warehouse",
-        }
-    return placed(monkeypatch, name, variables, tmp_path)
+def place(
+    request: pytest.FixtureRequest, objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    return placed(monkeypatch, request.param, tmp_path, objects)
 
 
-def placed(monkeypatch: pytest.MonkeyPatch, name: str, variables: dict[str, str], folder: Path) -> Store:
-    for variable, value in variables.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # as a process that begins has it
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("FEATURE_SNAPSHOTS", f"iceberg://{name}/dcmms_{name.replace('-', '_')}")
-    return Store(os.environ["FEATURE_SNAPSHOTS"], folder / "data")
-
-
-def rows(as_of: datetime, value: int = 1, keys: list[str] = KEYS, view: str = VIEW) -> pa.Table:
-    """Return a snapshot whose every number is `value`."""
-    known = {"asset_id": keys, "event_timestamp": [as_of] * len(keys), "created": [as_of + DAY / 24] * len(keys)}
-    schema = snapshot_schema(view)
-    columns = [
-        pa.array(known.get(f.name, [str(value) if pa.types.is_string(f.type) else value] * len(keys)), f.type)
-        for f in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def created(table: pa.Table, instant: datetime) -> pa.Table:
-    return table.set_column(2, table.schema.field(2), pa.array([instant] * len(table), TIMESTAMP))
-
-
-def put(place: DataDir, as_of: datetime, *given: object) -> None:
-    write_snapshot(rows(as_of, *given), snapshot_path(place, VIEW, as_of))
-
-
-def stems(place: DataDir) -> list[str]:
-    return [path.stem for path in snapshots(place, VIEW)][::-1]
-
-
-def values(place: DataDir, as_of: datetime) -> set[int]:
-    return {*read_snapshot(snapshot_path(place, VIEW, as_of))[FEATURE].to_pylist()}
-
-
-# What the commands do ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def yaml_path(
-    place: Store,
-    dcmms: Dcmms,
-    postgres: PostgresServer,
-    redis: RedisServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Path]:
-    """Two assets at T - 2 d, three later, a work order more each day; the definitions of now are registered."""
-    path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_iceberg_{uuid.uuid4().hex}")
-    set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db=9,socket_timeout=5")
-    for number in (1, 2):
-        for day in (0, 1, 2):
-            dcmms.work_order(dcmms.asset(number) if not day else asset_key(number), ago(day, hours=1))
-    dcmms.asset(3, created_at=ago(1, hours=1))
-    dcmms.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", dcmms.settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("SCHEDULE_MINUTES", "100000000")  # what is computed now of years ago is live
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(path))
-    views = []
-    for view in VIEWS.values():
-        copy = view.__copy__()
-        copy.batch_source = snapshots_of(view.name)
-        views.append(copy)
-    with open_feature_store(path) as store:
-        register(store, views)
-        yield path
-        redis_client(store).flushdb()
-
-
-def command(*arguments: str, exit_code: int = 0) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == exit_code, result.output
-    assert SECRET not in result.output
-    return result.output
-
-
-def counts(path: Path) -> list[int | None]:
-    """Return the online work orders of 7 d of the three assets."""
-    return online_values(path, [f"{VIEW}:{FEATURE}"], [asset_key(number) for number in (1, 2, 3)])[FEATURE]
-
-
-def test_a_history_lives_in_tables(yaml_path: Path, place: Store, tmp_path: Path) -> None:
-    of_view = ("--view", VIEW)
-    command("backfill", "--start", f"{T - 4 * DAY:%Y-%m-%dT%H:%M:%SZ}", "--end", f"{T - 2 * DAY:%Y-%m-%dT%H:%M:%SZ}")
-    for day in (2, 1, 0):
-        command("--as-of", (T - day * DAY).isoformat(), *of_view)
-    assert [*(tmp_path / "data").rglob("*.parquet")] == []
-    assert stems(place) == [f"202603{day:02}T100000Z" for day in range(7, 12)]
-    assert counts(yaml_path) == [3, 3, 0]
-    command("verify", *of_view)
-    assert "5 instants" in command("skew", "--start", "2026-03-01", "--end", "2026-03-20", *of_view)
-    assert '"rows_before": 2' in command("report", "--json", "--as-of", T.isoformat(), *of_view, exit_code=1)
-    assert equal_joins(yaml_path, place)
-    before = {as_of: values(place, as_of) for as_of in (T - 3 * DAY, T)}
-    command("--as-of", (T - 3 * DAY + DAY / 24).isoformat(), "--no-online", *of_view)
-    assert "2 files of history are 1 now" in command("compact", *of_view)
-    assert {as_of: values(place, as_of) for as_of in before} == before
-    assert equal_joins(yaml_path, place)
-    assert "2 newer snapshots" in command("rollback", *of_view, "--to", (T - 2 * DAY).isoformat())
-    assert counts(yaml_path) == [1, 1, None]
-    assert stems(place)[-1] == "20260309T100000Z"
-    command("verify", *of_view)
-    command("rollback", *of_view, "--resume")
-    command("--as-of", T.isoformat(), *of_view)
-    assert counts(yaml_path) == [3, 3, 0]
-
-
-def equal_joins(yaml_path: Path, place: Store) -> bool:
-    """Return whether stock Feast, its subclass that scans and our own join answer the same."""
-    frame = pd.DataFrame(
-        [(str(asset_key(n)), T - day * DAY) for n in (1, 2, 3) for day in range(6)],
-        columns=["asset_id", "event_timestamp"],
-    )
-    table = pa.table([pa.array(frame["asset_id"]), pa.array(frame["event_timestamp"]).cast(TIMESTAMP)], frame.columns)
-    names = ["asset_id", "event_timestamp", "created", FEATURE]
-    schema = pa.schema([snapshot_schema(VIEW).field(name) for name in names])
-    ours = as_of_join(table, place / VIEW, schema, VIEWS[VIEW].ttl)[FEATURE].to_pylist()
-    config = yaml.safe_load(yaml_path.read_text())
-    for kind in (STOCK, SCANNING):
-        yaml_path.write_text(yaml.safe_dump(config | {"offline_store": {"type": kind}}))
-        with open_feature_store(yaml_path) as store:
-            job = store.get_historical_features(frame, [f"{VIEW}:{FEATURE}"])
-            found = frame.merge(job.to_df(), on=["asset_id", "event_timestamp"], how="left")
-            assert [None if pd.isna(v) else v for v in found[FEATURE]] == ours, kind
-            assert SECRET not in str(store.registry.proto())
-    yaml_path.write_text(yaml.safe_dump(config))
-    return len(set(ours)) > 2
-
-
-def test_what_cannot_be_meant_is_one_line(yaml_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = yaml.safe_load(yaml_path.read_text())
-    yaml_path.write_text(yaml.safe_dump(config | {"offline_store": {"type": "iceberg", "catalog": "dcmms"}}))
-    assert "Feast has no offline_store of the type iceberg" in command("verify", exit_code=1)
-    yaml_path.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("FEATURE_SNAPSHOTS", "iceberg://nowhere/dcmms")
-    (line,) = command("backfill", "--start", "2026-03-01", "--end", "2026-03-02", exit_code=1).strip().splitlines()[-1:]
-    assert "PYICEBERG_CATALOG__NOWHERE__URI" in line
-
-
-# What the store does ----------------------------------------------------------------------------------------------
-
-
-def test_a_snapshot_is_replaced_whole_by_one_commit(place: Store) -> None:
+def test_a_reader_keeps_the_state_of_the_table(place: Store) -> None:
     put(place, T - DAY, 1)
     put(place, T, 1)
     table = opened(place)._found(VIEW)
     put(place, T, 2, KEYS[:5])
-    assert (values(place, T), values(place, T - DAY)) == ({2}, {1})
-    assert read_snapshot(snapshot_path(place, VIEW, T))["asset_id"].to_pylist() == KEYS[:5]
-    # a reader that has begun before finds what there was
     assert table.scan().to_arrow().num_rows == 2 * len(KEYS)
-    state = opened(place)._found(VIEW).metadata
-    put(place, T, 2, KEYS[:5])
-    assert opened(place)._found(VIEW).metadata == state
     assert [str(field.transform) for field in table.spec().fields] == ["day"]
-
-
-def test_rows_that_stay_the_same_keep_their_created(place: Store) -> None:
-    put(place, T, 1)
-    changed = created(rows(T, 1), T + 9 * DAY).to_pylist()
-    changed[0][FEATURE] = 7
-    write_snapshot(pa.Table.from_pylist(changed, snapshot_schema(VIEW)), snapshot_path(place, VIEW, T))
-    found = read_snapshot(snapshot_path(place, VIEW, T))["created"].to_pylist()
-    assert found == [T + 9 * DAY] + [T + DAY / 24] * (len(KEYS) - 1)
-
-
-def test_notes_and_empty_snapshots_are_kept_with_the_rows(place: Store) -> None:
-    put(place, T - DAY, 1)
-    with_note = with_set_aside(rows(T, 1, KEYS[:18]), pa.chunked_array([KEYS[18:]]))
-    write_snapshot(with_note, snapshot_path(place, VIEW, T))
-    write_snapshot(rows(T + DAY, 1, []), snapshot_path(place, VIEW, T + DAY))
-    assert set_aside_in(schema_of(snapshot_path(place, VIEW, T))).to_pylist() == KEYS[18:]
-    assert newest_snapshot(place, VIEW) == snapshot_path(place, VIEW, T + DAY)
-    assert is_of_definition(snapshot_path(place, VIEW, T + DAY), VIEW)
-    (lost,) = losses(VIEW, rows(T + 2 * DAY, 1, KEYS[:9]), place, T + DAY, 0.2)
-    assert lost.missing.to_pylist() == KEYS[9:18]
-    put(place, T, 1)
-    assert set_aside_in(schema_of(snapshot_path(place, VIEW, T))).to_pylist() == []
-    assert move_newer(place, VIEW, T) == 1
-    assert stems(place) == ["20260310T100000Z", "20260311T100000Z"]
-
-
-def test_a_definition_grows(place: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    now = snapshot_schema(VIEW)
-    at = now.get_field_index(FEATURE)
-    kinds = {"lacking": now.remove(at), "text": now.set(at, pa.field(FEATURE, pa.string()))}
-    for name, older in kinds.items():
-        other = Store(f"{place.url}_{name}", place.folder)
-        with monkeypatch.context() as patch:
-            patch.setattr(iceberg, "snapshot_schema", lambda view, older=older: older)
-            table = rows(T).drop_columns([FEATURE]) if name == "lacking" else rows(T).cast(older)
-            write_snapshot(table, snapshot_path(other, VIEW, T))
-        assert look(other, VIEW).is_older
-        with caplog.at_level(logging.INFO):
-            keep_up(other, VIEW)
-        assert not look(other, VIEW).is_older
-        path = snapshot_path(other, VIEW, T)
-        assert read_snapshot(path)[FEATURE].null_count == len(KEYS)
-        assert lacked_in(schema_of(path)) == [FEATURE]
-        assert not is_of_definition(path, VIEW)
-        put(other, T + DAY, 3)
-        write_snapshot(created(rows(T, 3), datetime.now(T.tzinfo)), path)
-        assert is_of_definition(path, VIEW)
-        assert values(other, T) == values(other, T + DAY) == {3}
-    (aside,) = [name for name in schema_of(path).names if name.startswith(f"{FEATURE}_until_")]
-    assert f"the values as they were are in {aside}" in caplog.text
-
-
-def test_compaction_rewrites_days_and_removes_what_nobody_has(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    instants = [T - 3 * DAY + number * DAY / 4 for number in range(10)]
-    for number, instant in enumerate(instants):
-        put(place, instant, number)
-    done = compact(place, VIEW, T + DAY)
-    assert (done.before, done.after, done.removed) == (7, 2, 0)
-    assert [values(place, each) for each in instants] == [{number} for number in range(10)]
-    with pytest.raises(PipelineError, match="which is online"):
-        compact(place, VIEW, T, keep=((DAY, 100000 * DAY),), online=instants[1])
-    assert compact(place, VIEW, T, keep=((DAY, 100000 * DAY),)).removed == 5
-    assert [values(place, each) for each in (instants[0], instants[3])] == [{0}, {3}]
-    before = opened(place)._found(VIEW)
-    assert iceberg._remove_orphans(before) == 0
-    monkeypatch.setattr(iceberg, "_READERS", timedelta(0))
-    monkeypatch.setattr(iceberg, "_YOUNG", timedelta(seconds=-60))
-    keep_up(place, VIEW)
-    table = opened(place)._found(VIEW)
-    assert len(table.metadata.snapshots) == 1
-    assert iceberg._remove_orphans(table) >= 10
-    assert table.scan().to_arrow().num_rows == len(KEYS) * len(stems(place))
 
 
 def test_states_of_the_table_do_not_pile_up(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,89 +44,14 @@ def test_states_of_the_table_do_not_pile_up(place: Store, monkeypatch: pytest.Mo
     assert opened(place)._found(VIEW).scan(snapshot_id=tag.snapshot_id).to_arrow().num_rows == 8 * len(KEYS)
 
 
-def test_two_writers_of_one_instant_leave_one_snapshot(place: Store) -> None:
-    put(place, T - DAY)
-    failed: list[Exception] = []
-
-    def write(value: int) -> None:
-        try:
-            for day in range(3):
-                put(place, T + day * DAY, value)
-        except PipelineError as error:
-            failed.append(error)
-
-    writers = [threading.Thread(target=write, args=(value,)) for value in (1, 2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert all("is being changed by somebody else" in str(error) for error in failed)
-    for day in range(3):
-        table = read_snapshot(snapshot_path(place, VIEW, T + day * DAY))
-        assert table["asset_id"].to_pylist() == KEYS
-        assert len({*table[FEATURE].to_pylist()}) == 1
-
-
-# Faults -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def proxies(objects: ObjectStore) -> Iterator[tuple[Proxy, Proxy]]:
-    with Proxy(objects.s3) as s3, Proxy(objects.catalog) as rest:
-        yield s3, rest
-
-
-@pytest.mark.parametrize("kind", ["cut", "stall", "truncate"])
-@pytest.mark.parametrize("direction", [TO_SERVER, TO_CLIENT])
-def test_nothing_is_half_visible_where_s3_or_the_catalog_fail(
-    objects: ObjectStore,
-    proxies: tuple[Proxy, Proxy],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    kind: str,
-    direction: str,
-) -> None:
-    s3, rest = proxies
-    name = f"proxied-{uuid.uuid4().hex[:8]}"
-    variables = objects.variables(name, s3=s3.port, rest=rest.port)
-    prefix = f"PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__"
-    variables |= {f"{prefix}S3__REQUEST_TIMEOUT": "1", f"{prefix}S3__CONNECT_TIMEOUT": "1"}
-    monkeypatch.setattr(iceberg, "_WAIT", (1, 1))
-    place = placed(monkeypatch, name, variables, tmp_path)
-    put(place, T - DAY, 1)
-    put(place, T, 1)
-    for proxy in proxies:
-        proxy.set(Fault(direction, after=700, kind=kind, lasting=kind == "cut"))  # type: ignore[arg-type]
-        try:
-            put(place, T, 2)
-            done = 2
-        except PipelineError as error:
-            done = 1
-            assert SECRET not in str(error)
-            assert len(str(error).splitlines()) == 1
-        proxy.set(None)
-        assert values(place, T) in ({done}, {2})  # a commit whose answer is lost may have been made
-        assert (values(place, T - DAY), len(read_snapshot(snapshot_path(place, VIEW, T)))) == ({1}, len(KEYS))
-        put(place, T, 1)
-
-
-def test_a_wrong_key_is_one_line_without_it(
-    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    name = f"refused-{uuid.uuid4().hex[:8]}"
-    prefix = f"PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__"
-    place = placed(
-        monkeypatch, name, objects.variables(name) | {f"{prefix}S3__SECRET_ACCESS_KEY": "wrong-secret-1"}, tmp_path
-    )
-    with pytest.raises(PipelineError) as raised:
-        put(place, T)
-    assert "wrong-secret-1" not in str(raised.value)
-    assert "Check its keys and rights" in str(raised.value)
-    wrong = f"refused-{uuid.uuid4().hex[:8]}"
-    prefix = f"PYICEBERG_CATALOG__{wrong.upper().replace('-', '_')}__"
-    place = placed(
-        monkeypatch, wrong, objects.variables(wrong) | {f"{prefix}CREDENTIAL": "feature-store:wrong-secret-2"}, tmp_path
-    )
-    with pytest.raises(PipelineError) as raised:
-        put(place, T)
-    assert "wrong-secret-2" not in str(raised.value)
+def test_what_no_state_has_is_removed(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        put(place, T, number)
+    assert iceberg._remove_orphans(opened(place)._found(VIEW)) == 0
+    monkeypatch.setattr(iceberg, "_READERS", timedelta(0))
+    monkeypatch.setattr(iceberg, "_YOUNG", timedelta(seconds=-60))
+    keep_up(place, VIEW)
+    table = opened(place)._found(VIEW)
+    assert len(table.metadata.snapshots) == 1
+    assert iceberg._remove_orphans(table) >= 6
+    assert table.scan().to_arrow().num_rows == len(KEYS)

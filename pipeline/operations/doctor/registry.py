@@ -30,7 +30,7 @@ from sqlalchemy import Column, Connection, Engine, NullPool, create_engine, sele
 from sqlalchemy.exc import SQLAlchemyError
 
 import entities as declared_entities
-from data_sources import snapshots_of
+from data_sources import sources
 from pipeline.base.errors import PipelineError, first_line
 from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.operations.doctor.check import Check, State, Subject
@@ -210,7 +210,7 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
     yield (
         "feature view",
         registered(feature_views.c.feature_view_proto, FeatureViewProto, FeatureView),
-        {name: _with_source_of_today(view) for name, view in VIEWS.items()},
+        _with_sources_of_today(),
     )
     yield (
         "feature service",
@@ -219,11 +219,12 @@ def _objects(connection: Connection, project: str) -> Iterator[tuple[str, dict[s
     )
 
 
-def _with_source_of_today(view: FeatureView) -> FeatureView:
-    """Return `view` with its source where the settings of now have it."""
-    of_today = copy(view)
-    of_today.batch_source = snapshots_of(view.name)
-    return of_today
+def _with_sources_of_today() -> dict[str, FeatureView]:
+    """Return the views with their sources where the settings of now have them."""
+    views, source_of = {name: copy(view) for name, view in VIEWS.items()}, sources()
+    for name, view in views.items():
+        view.batch_source = source_of(name)
+    return views
 
 
 def _changes(stored: Any, definition: Any) -> list[str]:

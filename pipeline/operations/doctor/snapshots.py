@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.places import DataDir
+from pipeline.base.places import DataDir, Store
 from pipeline.base.settings import Settings
 from pipeline.base.views import VIEW_NAMES
 from pipeline.operations.doctor.check import Check, Subject
@@ -24,8 +24,14 @@ LEFTOVER_SECONDS = 3600
 
 
 def check_snapshots(settings: Settings) -> Iterator[Check]:
-    """Yield the checks of `FEATURE_DATA_DIR`. The file that tries whether it can be written never has a name."""
-    folder = settings.feature_data_dir
+    """Yield the checks of `FEATURE_DATA_DIR`. The file that tries whether it can be written never has a name.
+
+    Of a store that holds files only these are looked at: nothing of a view is in the folder.
+    """
+    stored, folder = settings.snapshots, settings.feature_data_dir
+    if isinstance(stored, Store) and stored.holds_files:
+        yield _files(stored)
+        return
     place = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=place) as probe:
@@ -44,7 +50,7 @@ def check_snapshots(settings: Settings) -> Iterator[Check]:
     yield _privacy(folder)
     yield _space(folder, place)
     yield _leftovers(folder)
-    yield _files(settings.snapshots)
+    yield _files(stored)
 
 
 def _privacy(folder: Path) -> Check:
@@ -89,7 +95,7 @@ def _files(place: DataDir) -> Check:
     except PipelineError as error:
         return SNAPSHOTS.fails("files", error.what, error.advice or "see docs/object-storage.md")
     if any(each.is_older for each in found):
-        text, fix = f"tables in {place} are of an older definition", "the next run brings them to the columns of now"
+        text, fix = f"snapshots in {place} are of an older definition", "the next run brings them to the columns of now"
         return SNAPSHOTS.warning("files", text, fix)
     strays = [path for each in found for path in (*each.strays, *each.unsettled)]
     older = [path for each in found for path in each.older]
