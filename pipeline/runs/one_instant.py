@@ -178,11 +178,11 @@ class Materialization:
         """Write the snapshots and, with `store`, publish those that are not older than what is online."""
         for view in self.written(store):
             with self._step(view, "publishing"):
-                if store:
+                if store and not self._is_overtaken(view, store):
                     self._publish(view, store)
 
     def written(self, store: FeatureStore | None) -> list[str]:
-        """Write the snapshots and return the views that can be published in `store`: none without one."""
+        """Write the snapshots and return the views that are to be published in `store`: none without one."""
         remove_unfinished(self.settings.snapshots)
         for view in self.views:
             if view in self.snapshots:
@@ -196,12 +196,7 @@ class Materialization:
         except PipelineError as error:
             self._fail(written, error)
             return []
-        publishable = []
-        for view in written:
-            with self._step(view, "publishing"):
-                if not self._is_overtaken(view, store):
-                    publishable.append(view)
-        return publishable
+        return written
 
     def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> FeatureView | None:
         """Return the registered view where the folder is its own; raise `PipelineError` for a wrong or empty one."""

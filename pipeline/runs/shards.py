@@ -219,7 +219,10 @@ class _Whole(Materialization):
             self._load(mine)
             self.combine()
             self.check(accept_drop=accept_drop, keep_rejected=True)
-            publish = self.written(store if push else None)
+            for view in self.written(store if push else None):
+                with self._step(view, "comparing with what is online"):
+                    if not self._is_overtaken(view, store):
+                        publish.append(view)
         except PipelineError as error:  # the other shards would meet it, too
             self._fail(asked, error)
         fault_point("shards: written")
