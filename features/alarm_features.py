@@ -70,4 +70,5 @@ alarm_features = FeatureView(
     ],
 )
 
-spec = ViewSpec(alarm_features)
+# The risk of a rule is that of its tenant.
+spec = ViewSpec(alarm_features, whole_tables=frozenset({"alerts", "work_orders"}))

@@ -50,6 +50,8 @@ class ViewSpec:
 
     `every_asset` says that each asset that exists has a row, so that none may be missing. The rows have columns of the
     `watched` fields too, which are no features: a run tells where they, or features, are not plausible.
+    `whole_tables` are those of PostgreSQL of which a row needs more than its own asset's: a shard of a run reads all of
+    them.
     """
 
     definition: FeatureView
@@ -59,6 +61,7 @@ class ViewSpec:
     complete: Completion = lambda rows, _others: rows
     every_asset: bool = True
     watched: tuple[Field, ...] = ()
+    whole_tables: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

@@ -147,6 +147,14 @@ def test_a_run_appends_one_row(cursor: psycopg2.extensions.cursor) -> None:
     }
 
 
+def test_a_ledger_from_before_shards_is_read_and_gets_their_column(cursor: psycopg2.extensions.cursor) -> None:
+    assert invoke("--as-of", EARLIER, "--view", VIEW).exit_code == 0
+    cursor.execute("alter table materialization_runs drop column shard")
+    assert " done " in invoke("status").stdout
+    assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 0
+    assert [(row["outcome"], row["shard"]) for row in rows(cursor)] == [("done", None), ("done", None)]
+
+
 def test_failed_views_and_failed_runs_say_why(
     cursor: psycopg2.extensions.cursor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

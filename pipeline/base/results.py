@@ -18,7 +18,8 @@ class ViewResult:
     `on_hold` says that the view has been rolled back and not resumed, `note` is the reason that was given for it.
     `compared` counts the values that were read back from the online store, `inconsistent` those that are not as the
     snapshot has them. `seconds` is the time spent on it, `newest_source` the newest fact that a row rests on, `bytes`
-    the size of its snapshot, `published` whether it is online now.
+    the size of its snapshot, `published` whether it is online now, `is_part_online` whether that share of it is which a
+    shard has published.
     """
 
     view: str
@@ -33,6 +34,7 @@ class ViewResult:
     newest_source: datetime | None = None
     bytes: int = 0
     published: bool = False
+    is_part_online: bool = False
     error: str | None = None
     note: str | None = None
 
@@ -43,6 +45,8 @@ class ViewResult:
             return "rejected" if self.held_back else "on hold" if self.on_hold else "failed"
         if self.published:
             return "online"
+        if self.is_part_online:
+            return "part online"
         return "snapshot only" if self.bytes else "nothing written"
 
     def as_json(self) -> dict[str, Any]:
@@ -52,7 +56,7 @@ class ViewResult:
             "newest_source": self.newest_source and self.newest_source.astimezone(UTC).isoformat(),
             "outcome": self.outcome,
         }
-        del fields["published"], fields["held_back"], fields["on_hold"]
+        del fields["published"], fields["held_back"], fields["on_hold"], fields["is_part_online"]
         if not self.note:
             del fields["note"]
         return fields

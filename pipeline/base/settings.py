@@ -115,6 +115,7 @@ class Settings(BaseSettings):
     feature_snapshots: Annotated[str, AfterValidator(checked_store)] = ""
     statement_timeout_seconds: int = Field(900, ge=1, le=2_000_000)  # PostgreSQL counts milliseconds in 32 bits
     retry_seconds: float = Field(30, ge=0, le=86_400)
+    shard_wait_seconds: float = Field(1800, ge=0, le=86_400)
     redis_wait_replicas: int = Field(0, ge=0, le=100)
     keep_snapshots: Annotated[str, AfterValidator(_kept)] = ""
     schedule_minutes: int = Field(60, ge=1, le=100_000_000)

@@ -11,6 +11,7 @@ import click
 
 from pipeline.base import logs
 from pipeline.base.addresses import checked_http_address
+from pipeline.base.shard import Shard
 from pipeline.base.stop import set_time_limit
 from pipeline.base.views import VIEW_NAMES
 
@@ -67,6 +68,14 @@ def step(_ctx: click.Context, _param: click.Parameter, text: str | None) -> time
     if not match:
         raise click.BadParameter(f"{text} is no whole number of hours or days such as 12h or 7d")
     return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
+
+
+def shard(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Shard | None:
+    """Return which shard of how many `2/3` is."""
+    match = re.fullmatch(r"([1-9]\d{0,2})/([1-9]\d{0,2})", text or "", re.ASCII)
+    if text is not None and not (match and int(match[1]) <= int(match[2])):
+        raise click.BadParameter(f"{text} is no shard such as 2/3, the second of three")
+    return Shard(int(match[1]), int(match[2])) if match else None
 
 
 def http_addresses(_ctx: click.Context, _param: click.Parameter, addresses: tuple[str, ...]) -> list[str]:

@@ -7,6 +7,8 @@ from uuid import UUID
 
 import click
 
+from pipeline.base.errors import WrongOption
+from pipeline.base.shard import Shard
 from pipeline.base.views import ENGINE_REDIS, ENGINES
 from pipeline.commands import options
 
@@ -17,6 +19,7 @@ Examples:
   python materialize_features.py                              all views as of now, snapshot and Redis
   python materialize_features.py --view telemetry_features --no-online
   python materialize_features.py --dry-run                    read everything, write nothing
+  python materialize_features.py --shard 2/3 --as-of 2026-01-01T00:00:00Z   one of three that make one run
   python materialize_features.py status                       the last runs and the age of each view
   python materialize_features.py doctor                       what is wrong with settings, servers, rights
 
@@ -47,6 +50,12 @@ rejected a view; 3 neither, but a view that was rolled back is on hold; 64 wrong
     help="Write Prometheus metrics here, for node-exporter's textfile collector: NAME.prom.",
 )
 @click.option("--force", is_flag=True, help="Publish over online values that are not older.")
+@click.option(
+    "--shard",
+    callback=options.shard,
+    metavar="I/N",
+    help="Be shard I of N that make the run together, on one host or many; each needs the same --as-of.",
+)
 @click.option("--run-id", type=click.UUID, help="The id of the run in the ledger; by default a new one.")
 @options.timeout_option()
 @options.log_format_option
@@ -62,10 +71,13 @@ def run(
     force: bool,
     wait: float | None,
     metrics_file: Path | None,
+    shard: Shard | None,
     run_id: UUID | None,
     quiet: bool,
 ) -> None:
     """Extract the views as of one instant, write their snapshots and publish them."""
+    if shard:
+        _check_shard(engine, dry_run)
     from pipeline.base.results import exit_code
     from pipeline.base.settings import load_settings
     from pipeline.commands.console import Console
@@ -89,8 +101,18 @@ def run(
                 wait=wait,
                 metrics_file=metrics_file,
                 run_id=run_id,
+                shard=shard,
                 progress=progress,
             )
     console.summary(results, as_of)
     if code := exit_code(results):
         sys.exit(code)
+
+
+def _check_shard(engine: str, dry_run: bool) -> None:
+    """Raise `WrongOption` where there is no run in shards with these options."""
+    source = click.get_current_context().get_parameter_source("as_of")
+    if source == click.core.ParameterSource.DEFAULT:
+        raise WrongOption("--shard needs --as-of: the same instant for all shards")
+    if dry_run or engine != ENGINE_REDIS:
+        raise WrongOption(f"--shard goes without {'--dry-run' if dry_run else f'--engine {engine}'}")

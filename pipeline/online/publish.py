@@ -15,6 +15,7 @@ from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.places import DataDir, Snapshot
 from pipeline.base.retries import attempts
+from pipeline.base.shard import Shard
 from pipeline.base.views import ENGINE_FEAST, ENGINE_REDIS
 from pipeline.online.redis import engine as redis_engine
 from pipeline.online.redis.writer import Written
@@ -64,11 +65,49 @@ def publish(
         attempts()(record, store, name, as_of)
         return Published(rows=open_snapshot(path).metadata.num_rows)
     fault_point("online: before")
-    over = LATEST if force else None
-    written = _write(store, view, as_of, path, over, replicas, progress)
+    written = _write(store, view, as_of, path, LATEST if force else None, replicas, progress)
     fault_point("online: written")
-    removed = attempts()(redis_engine.remove_departed, store, view, over or as_of, path, scan=force)
+    removed = _remove_departed(store, view, as_of, path, force)
+    _check_all_written(store, view, written)
+    attempts()(record, store, name, as_of)
+    fault_point("online: recorded")
+    return Published(written.rows, written.newer, removed)
+
+
+def publish_share(
+    store: FeatureStore,
+    name: str,
+    as_of: datetime,
+    path: Snapshot,
+    shard: Shard,
+    *,
+    force: bool = False,
+    replicas: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Published:
+    """Write the rows of `shard` as `publish` does; the last one of the shards has to `complete` it."""
+    view = registered_view(store, name)
+    written = _write(store, view, as_of, path, LATEST if force else None, replicas, progress, shard)
+    fault_point("online: share written")
+    _check_all_written(store, view, written)
+    return Published(written.rows, written.newer)
+
+
+def complete(store: FeatureStore, name: str, as_of: datetime, path: Snapshot, *, force: bool = False) -> int:
+    """Remove the entities that left and record in the registry what all shards have written; return how many left."""
+    removed = _remove_departed(store, registered_view(store, name), as_of, path, force)
+    attempts()(record, store, name, as_of)
+    return removed
+
+
+def _remove_departed(store: FeatureStore, view: FeatureView, as_of: datetime, path: Snapshot, force: bool) -> int:
+    until = LATEST if force else as_of
+    removed = attempts()(redis_engine.remove_departed, store, view, until, path, scan=force)
     fault_point("online: departed removed")
+    return removed
+
+
+def _check_all_written(store: FeatureStore, view: FeatureView, written: Written) -> None:
     if written.refused:
         names = ", ".join(redis_engine.readable_ids(store, view, written.refused))
         raise PipelineError(
@@ -76,9 +115,6 @@ def publish(
             f"{len(written.refused):,} cannot be read",
             "Delete these keys and run again",
         )
-    attempts()(record, store, name, as_of)
-    fault_point("online: recorded")
-    return Published(written.rows, written.newer, removed)
 
 
 def put_back(store: FeatureStore, name: str, as_of: datetime, path: Snapshot, *, replicas: int = 0) -> Published:
@@ -104,8 +140,9 @@ def _write(
     over: datetime | None,
     replicas: int,
     progress: Callable[[int], None],
+    shard: Shard | None = None,
 ) -> Written:
-    """Write the rows; where that breaks off, the error says how far the best attempt has come."""
+    """Write the rows, or the share of `shard`; where it breaks off, the error says how far the best attempt came."""
     done = 0
 
     def told(rows: int) -> None:
@@ -115,10 +152,19 @@ def _write(
 
     try:
         return attempts()(
-            redis_engine.write_snapshot_rows, store, view, as_of, path, over=over, replicas=replicas, progress=told
+            redis_engine.write_snapshot_rows,
+            store,
+            view,
+            as_of,
+            path,
+            over=over,
+            replicas=replicas,
+            progress=told,
+            shard=shard,
         )
     except PipelineError as error:
         total = open_snapshot(path).metadata.num_rows
+        total = len(shard.rows_of(total)) if shard else total
         # where the connection broke, Redis may have written more than it could confirm
         some = "at least " if isinstance(error.__cause__, Unavailable) else ""
         raise PipelineError(f"{error}; {some}{done:,} of {total:,} rows are new, the others old") from error

@@ -9,17 +9,15 @@ from feast import FeatureStore
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.base.clock import CLOCK_TOLERANCE, duration
 from pipeline.base.errors import PipelineError
 from pipeline.base.tables import table, to_the_minute, to_the_second
 from pipeline.base.views import VIEW_NAMES
 from pipeline.online.freshness import OnlineRows, online_rows
-from pipeline.registry.feast_store import find_view, registry_engine, registry_error
+from pipeline.registry.feast_store import find_view
 from pipeline.registry.holds import Hold, Holds
 from pipeline.registry.ledger import DIED, RUNNING, Ledger, PastRun, Publication
-from pipeline.registry.lock import lock_holder
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,7 @@ class Status:
                     "rejected": _sum(run, "rejected"),
                     "outcome": run.outcome,
                     "error": run.error,
+                    **({"shard": run.shard} if run.shard else {}),
                 }
                 for run in self.runs
             ],
@@ -165,7 +164,7 @@ def read_status(store: FeatureStore, age_limit: timedelta, last: int) -> Status:
     holds = Holds(store).all()
     ages = [_age_of(store, view, publications.get(view), now, age_limit) for view in VIEW_NAMES]
     return Status(
-        [replace(age, hold=holds.get(age.view)) for age in ages], _with_the_dead(store, ledger.last_runs(last))
+        [replace(age, hold=holds.get(age.view)) for age in ages], _with_the_dead(ledger, ledger.last_runs(last))
     )
 
 
@@ -184,25 +183,18 @@ def _age_of(
 
 def busy_run(store: FeatureStore) -> tuple[bool, uuid.UUID | None]:
     """Return whether somebody holds the lock of the project, and the run in the ledger, if it is one."""
-    alive = _alive(store)
-    run = next((run for run in Ledger(store).last_runs(1) if run.outcome == RUNNING and run.backend_pid == alive), None)
-    return alive is not None, run.run_id if run and alive is not None else None
+    ledger = Ledger(store)
+    alive = ledger.alive()
+    run = next((run for run in ledger.last_runs(1) if run.outcome == RUNNING and run.backend_pid in alive), None)
+    return bool(alive), run.run_id if run else None
 
 
-def _with_the_dead(store: FeatureStore, runs: list[PastRun]) -> list[PastRun]:
+def _with_the_dead(ledger: Ledger, runs: list[PastRun]) -> list[PastRun]:
     """Return `runs`, those as `died` that have not ended and whose session does not hold the lock any more."""
-    alive = _alive(store)
-    return [replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid != alive else run for run in runs]
-
-
-def _alive(store: FeatureStore) -> int | None:
-    """Return the session that holds the lock of the project."""
-    try:
-        with registry_engine(store).connect() as connection:
-            holder = lock_holder(connection, store.project)
-    except SQLAlchemyError as error:
-        raise registry_error(error) from error
-    return holder.backend_pid if holder else None
+    alive = ledger.alive()
+    return [
+        replace(run, outcome=DIED) if run.outcome == RUNNING and run.backend_pid not in alive else run for run in runs
+    ]
 
 
 def _views_table(views: list[ViewAge]) -> Table:
@@ -242,7 +234,7 @@ def _runs_table(runs: list[PastRun]) -> Table:
 
 
 def _short(run: PastRun) -> str:
-    return str(run.run_id)[:8]
+    return str(run.run_id)[:8] + (f" ({run.shard})" if run.shard else "")
 
 
 def _sum(run: PastRun, name: str) -> int:

@@ -23,10 +23,12 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     Table,
     Text,
     func,
     inspect,
+    null,
     select,
     text,
 )
@@ -39,6 +41,7 @@ from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts
 from pipeline.base.stop import asked_to_stop, at_stop
 from pipeline.registry.feast_store import registry_engine, registry_error
+from pipeline.registry.lock import lock_holders
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ RUNS = Table(
     Column("host", Text, nullable=False),
     # The session that holds the lock of the run: while it does, the run is alive.
     Column("backend_pid", Integer),
+    # 2/3 is the second of three that make a run together; NULL is a run of one process.
+    Column("shard", Text),
 )
 Index("materialization_runs_project_started_at", RUNS.c.project, RUNS.c.started_at)
 
@@ -89,6 +94,7 @@ class Run:
     backend_pid: int | None = None
     results: dict[str, ViewResult] = field(default_factory=dict)
     succeeds_as: str = DONE
+    shard: str | None = None
 
     def view_rows(self) -> dict[str, dict[str, Any]]:
         """Return what became of each asked view, as JSON can hold it."""
@@ -107,6 +113,7 @@ class PastRun:
     error: str | None
     views: dict[str, dict[str, Any]]
     backend_pid: int | None
+    shard: str | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class Ledger:
         died = RUNS.update().where(RUNS.c.project == self._project, RUNS.c.outcome == RUNNING).values(outcome=DIED)
         with self._transaction() as connection:
             _create_table(connection)
-            connection.execute(died)
+            others = {holder.backend_pid for holder in lock_holders(connection, self._project)} - {run.backend_pid}
+            connection.execute(died.where(func.coalesce(RUNS.c.backend_pid, 0).not_in(others)))
             self._write(connection, run)
 
     def finish(self, run: Run) -> None:
@@ -164,23 +172,30 @@ class Ledger:
 
     def last_runs(self, count: int) -> list[PastRun]:
         """Return the last `count` runs, the latest first; none where there is no ledger yet."""
-        rows = (
-            select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__))
-            .where(RUNS.c.project == self._project, RUNS.c.outcome != COMPARED)
-            .order_by(RUNS.c.started_at.desc())
-            .limit(count)
-        )
         with self._transaction() as connection:
-            return [PastRun(**row._mapping) for row in connection.execute(rows)] if _exists(connection) else []
+            if not _exists(connection):
+                return []
+            rows = self._runs(connection).order_by(RUNS.c.started_at.desc()).limit(count)
+            return [PastRun(**row._mapping) for row in connection.execute(rows)]
+
+    def alive(self) -> set[int]:
+        """Return the sessions that hold the lock of the project: `backend_pid` of a run that is alive."""
+        with self._transaction() as connection:
+            return {holder.backend_pid for holder in lock_holders(connection, self._project)}
 
     def find(self, run_id: uuid.UUID) -> PastRun | None:
         """Return a run of the project, None where the ledger does not have it."""
-        row = select(*(RUNS.c[name] for name in PastRun.__dataclass_fields__)).where(
-            RUNS.c.project == self._project, RUNS.c.run_id == run_id, RUNS.c.outcome != COMPARED
-        )
         with self._transaction() as connection:
-            found = connection.execute(row).one_or_none() if _exists(connection) else None
+            if not _exists(connection):
+                return None
+            found = connection.execute(self._runs(connection).where(RUNS.c.run_id == run_id)).one_or_none()
         return PastRun(**found._mapping) if found else None
+
+    def _runs(self, connection: Connection) -> Select[Any]:
+        """Return the query of the project's runs; who may only read meets a ledger that is older than a column."""
+        there = {column["name"] for column in inspect(connection).get_columns(RUNS.name)}
+        columns = (RUNS.c[name] if name in there else null().label(name) for name in PastRun.__dataclass_fields__)
+        return select(*columns).select_from(RUNS).where(RUNS.c.project == self._project, RUNS.c.outcome != COMPARED)
 
     def last_publications(self) -> dict[str, Publication]:
         """Return the last publication of each view that was ever online."""
@@ -214,7 +229,13 @@ class Ledger:
             "views": run.view_rows(),
             "backend_pid": run.backend_pid,
         }
-        row = {"run_id": run.run_id, "project": self._project, "as_of": run.as_of, "host": socket.gethostname()}
+        row = {
+            "run_id": run.run_id,
+            "project": self._project,
+            "as_of": run.as_of,
+            "host": socket.gethostname(),
+            "shard": run.shard,
+        }
         connection.execute(
             insert(RUNS).values(row | values).on_conflict_do_update(index_elements=["run_id"], set_=values)
         )
@@ -268,6 +289,8 @@ def _create_table(connection: Connection) -> None:
     if not _exists(connection):
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
         RUNS.metadata.create_all(connection)
+    elif not any(column["name"] == "shard" for column in inspect(connection).get_columns(RUNS.name)):
+        connection.execute(text(f"alter table {RUNS.name} add column if not exists shard text"))
 
 
 def _exists(connection: Connection) -> bool:

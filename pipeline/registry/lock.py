@@ -10,10 +10,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from feast import FeatureStore
@@ -39,6 +40,10 @@ _SESSION = {
 }
 
 
+# Takes the lock of a project on a connection; returns who is in the way, None where it has the lock.
+Take = Callable[[Connection], str | None]
+
+
 class LockHeld(PipelineError):
     """Another run of the project is busy. The exit code is EX_TEMPFAIL of sysexits.h: try again later."""
 
@@ -47,7 +52,7 @@ class LockHeld(PipelineError):
 
 @dataclass(frozen=True)
 class Holder:
-    """The session that has the lock: its process id in PostgreSQL and, as far as this role may see it, who it is."""
+    """A session that has the lock: its process id in PostgreSQL and, as far as this role may see it, who it is."""
 
     backend_pid: int
     application: str | None
@@ -80,46 +85,59 @@ class RunLock:
                 f"The lock of project {self._project} is lost ({self._lost}), so another run may be busy: run again"
             )
 
+    def try_lock(self, name: str) -> bool:
+        """Return whether the lock `name` of the project is this session's now, until `unlock`."""
+        return self._scalar("select pg_try_advisory_lock(:key)", name)
+
+    def unlock(self, name: str) -> None:
+        """Let others have the lock `name`."""
+        self._scalar("select pg_advisory_unlock(:key)", name)
+
+    def _scalar(self, statement: str, name: str) -> bool:
+        try:
+            return bool(self._connection.scalar(text(statement), {"key": lock_key(self._project, name)}))
+        except SQLAlchemyError as error:
+            raise registry_error(error) from error
+
     def _why_lost(self) -> str | None:
         try:
-            holder = lock_holder(self._connection, self._project)
+            holders = lock_holders(self._connection, self._project)
         except SQLAlchemyError as error:
             return first_line(error)
-        if not holder:
+        if not holders:
             return "nobody has it"
-        return None if holder.backend_pid == self.backend_pid else "another session has it"
+        is_held = any(holder.backend_pid == self.backend_pid for holder in holders)
+        return None if is_held else "another session has it"
 
 
 @contextmanager
-def one_at_a_time(store: FeatureStore, wait: float | None = None) -> Iterator[RunLock]:
-    """Hold the lock of the store's project for the length of the block.
+def one_at_a_time(store: FeatureStore, wait: float | None = None, take: Take | None = None) -> Iterator[RunLock]:
+    """Hold the lock of the store's project for the length of the block: alone, or as `take` takes it.
 
     `wait` is for how many seconds another run is waited for: by default not at all, `math.inf` for as long as it takes.
     Raises `LockHeld` where another run is still busy then, and `PipelineError` where the registry's database is down.
     """
-    project = store.project
-    connection, lock = attempts()(_locked, store, wait)
+    connection, lock = attempts()(_locked, store, wait, take or partial(_take_alone, store.project))
     try:
         yield lock
     finally:
         # Closing alone frees the lock a moment later, in which the next run would find it held.
         with suppress(SQLAlchemyError):
-            connection.execute(text("select pg_advisory_unlock(:key)"), {"key": lock_key(project)})
+            connection.execute(text("select pg_advisory_unlock_all()"))
         with suppress(SQLAlchemyError):
             connection.close()
 
 
-def lock_key(project: str) -> int:
-    """Return the key of a project's lock, a signed number of 64 bits that depends on nothing but the name."""
-    digest = hashlib.sha256(f"materialize_features:{project}".encode()).digest()
+def lock_key(project: str, name: str = "") -> int:
+    """Return the key of a project's lock, or of that called `name`: a signed number of 64 bits, always the same."""
+    digest = hashlib.sha256(":".join(["materialize_features", project, *([name] if name else [])]).encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def lock_holder(connection: Connection, project: str) -> Holder | None:
-    """Return who holds the lock of `project`, None if nobody does."""
+def lock_holders(connection: Connection, project: str) -> list[Holder]:
+    """Return who holds the lock of `project`: nobody, one, or shards of one run."""
     key = lock_key(project) % 2**64
-    row = connection.execute(_HOLDER, {"high": key >> 32, "low": key % 2**32}).one_or_none()
-    return Holder(*row) if row else None
+    return [Holder(*row) for row in connection.execute(_HOLDER, {"high": key >> 32, "low": key % 2**32})]
 
 
 def check_sessions(engine: Engine) -> None:
@@ -135,12 +153,12 @@ def check_sessions(engine: Engine) -> None:
         )
 
 
-def _locked(store: FeatureStore, wait: float | None) -> tuple[Connection, RunLock]:
+def _locked(store: FeatureStore, wait: float | None, take: Take) -> tuple[Connection, RunLock]:
     """Return a connection that holds the lock of the store's project."""
     try:
         connection = _connect(store)
         try:
-            _acquire(connection, store.project, wait)
+            _acquire(connection, store.project, wait, take)
             return connection, RunLock(connection, store.project)
         except BaseException:
             connection.close()
@@ -164,16 +182,26 @@ def _connect(store: FeatureStore) -> Connection:
     return connection
 
 
-def _acquire(connection: Connection, project: str, wait: float | None) -> None:
+def _take_alone(project: str, connection: Connection) -> str | None:
+    if connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": lock_key(project)}):
+        return None
+    return in_the_way(connection, project)
+
+
+def in_the_way(connection: Connection, project: str) -> str:
+    """Return in words who holds the lock of `project`."""
+    return str(next(iter(lock_holders(connection, project)), "another run"))
+
+
+def _acquire(connection: Connection, project: str, wait: float | None, take: Take) -> None:
     deadline = time.monotonic() + (wait or 0.0)
     told = None
-    while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": lock_key(project)}):
-        holder = lock_holder(connection, project)
+    while holder := take(connection):
         if time.monotonic() >= deadline:
             waited = f" after {duration(wait)} of waiting" if wait else ""
             advice = "try again later" if wait else "wait for it with --wait"
-            raise LockHeld(f"Project {project} is busy{waited}: {holder or 'another run'} holds its lock; {advice}")
-        if holder and holder != told:
+            raise LockHeld(f"Project {project} is busy{waited}: {holder} holds its lock; {advice}")
+        if holder != told:
             logger.info("waiting for the lock of project %s: %s holds it", project, holder)
             told = holder
         time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))

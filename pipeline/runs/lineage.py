@@ -65,7 +65,7 @@ def told(
 ) -> Iterator[None]:
     """Tell of a run that happens in the block: START, and COMPLETE or FAIL, as a whole and of each of `results`.
 
-    First those runs get their FAIL which the ledger knows as running: the caller holds the lock, so they have died. The
+    First those runs get their FAIL which the ledger knows as running, and whose session has lost the lock. The
     whole has the tables and snapshots of all `views`; each view of `results` has a run of its own at the end, with what
     was written and published. Nothing is done or raised where no events are wanted.
     """
@@ -123,7 +123,10 @@ class _Teller:
     def tell_of_dead_runs(self, store: FeatureStore) -> None:
         """Send the FAIL of runs that have died."""
         try:
-            dead = [run for run in Ledger(store).last_runs(_LAST_RUNS) if run.outcome == RUNNING]
+            ledger = Ledger(store)
+            alive = ledger.alive()
+            runs = ledger.last_runs(_LAST_RUNS)
+            dead = [run for run in runs if run.outcome == RUNNING and run.backend_pid not in alive]
         except PipelineError as error:
             logger.warning("%s. Runs that died are not told of.", error)
             return

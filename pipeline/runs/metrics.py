@@ -28,7 +28,7 @@ from pipeline.snapshots.parquet import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-VIEW_OUTCOMES = ["online", "snapshot only", "nothing written", "rejected", "on hold", "failed"]
+VIEW_OUTCOMES = ["online", "part online", "snapshot only", "nothing written", "rejected", "on hold", "failed"]
 _PREFIX = "feature_store"
 
 

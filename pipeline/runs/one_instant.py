@@ -18,6 +18,7 @@ from pipeline.base.fault_points import fault_point
 from pipeline.base.results import ViewResult
 from pipeline.base.retries import attempts, retrying_for
 from pipeline.base.settings import Settings
+from pipeline.base.shard import Shard
 from pipeline.base.specs import SPECS
 from pipeline.base.stop import raise_if_stopped
 from pipeline.base.views import ASSETS, ENGINE_REDIS, VIEW_NAMES
@@ -42,9 +43,9 @@ from pipeline.snapshots.files import (
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, set_aside
 from pipeline.snapshots.upkeep import keep_up
 from pipeline.sources import extract
-from pipeline.sources.clickhouse import open_clickhouse
+from pipeline.sources.clickhouse import ClickHouseSource, open_clickhouse
 from pipeline.sources.postgres import PostgresSource, open_postgres
-from pipeline.sources.telemetry import extract_telemetry
+from pipeline.sources.telemetry import SetsOfSites, extract_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +83,20 @@ def materialize(
     `pipeline.base.views.ENGINES`, does the publishing, with `force` over newer values, too. A dictionary given as
     `results` holds the results of now at any time. Raises `ClockError` where `as_of` is in the future of PostgreSQL.
     """
-    work = _Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
+    work = Materialization(settings, as_of, views, engine, lock, progress, {} if results is None else results)
     work.force = force
     with retrying_for(settings.retry_seconds):
         if not dry_run:
             work.prepare(store, push=push, accept_drop=accept_drop)
         work.read()
+        work.combine()
         work.check(accept_drop=accept_drop, keep_rejected=not dry_run)
         if not dry_run:
             work.keep(store if push else None)
     return [work.results[view] for view in views]
 
 
-class _Materialization:
+class Materialization:
     """The state of one materialization. A step that fails fails its view, and what depends on it, but not the run."""
 
     def __init__(
@@ -117,14 +119,17 @@ class _Materialization:
         # A view that was not asked for may still be read, because another one needs it.
         self.results = results
         self.results |= {view: ViewResult(view) for view in VIEW_NAMES}
+        self.shard: Shard | None = None
         self.raw: dict[str, pa.Table] = {}
         self.snapshots: dict[str, pa.Table] = {}
 
-    def prepare(self, store: FeatureStore | None, *, push: bool, accept_drop: bool) -> None:
+    def prepare(self, store: FeatureStore | None, *, push: bool, accept_drop: bool, only_look: bool = False) -> None:
         """Keep up the folder of each view, if it is the right one and there; a view that fails is not even read."""
         for view in self.views:
             with self._step(view, "looking at snapshots"):
                 registered = self._check_folder(view, store, push, accept_drop) if store else None
+                if only_look:
+                    continue
                 keep_up(
                     self.settings.snapshots,
                     view,
@@ -135,9 +140,12 @@ class _Materialization:
         self.views = [view for view in self.views if not self.results[view].error]
 
     def read(self) -> None:
-        """Read the databases and make the snapshots of the asked views in memory."""
+        """Read the databases."""
         self._read_postgres(extract.views_to_read(self.views, "postgresql"))
         self._read_clickhouse(extract.views_to_read(self.views, "clickhouse"))
+
+    def combine(self) -> None:
+        """Make the snapshots of the asked views in memory."""
         created = datetime.now(UTC)
         for view in self.views:
             if view not in self.raw:
@@ -168,25 +176,27 @@ class _Materialization:
 
     def keep(self, store: FeatureStore | None) -> None:
         """Write the snapshots and, with `store`, publish those that are not older than what is online."""
+        for view in self.written(store):
+            with self._step(view, "publishing"):
+                if store and not self._is_overtaken(view, store):
+                    self._publish(view, store)
+
+    def written(self, store: FeatureStore | None) -> list[str]:
+        """Write the snapshots and return the views that are to be published in `store`: none without one."""
         remove_unfinished(self.settings.snapshots)
         for view in self.views:
             if view in self.snapshots:
                 with self._step(view, "writing"):
                     self._write(view)
-        if store is None:
-            return
         written = [view for view in self.views if self.results[view].bytes]
-        if not written:
-            return
+        if store is None or not written:
+            return []
         try:
             online.check_online_store(store, self.engine)
         except PipelineError as error:
             self._fail(written, error)
-            return
-        for view in written:
-            with self._step(view, "publishing"):
-                if not self._is_overtaken(view, store):
-                    self._publish(view, store)
+            return []
+        return written
 
     def _check_folder(self, view: str, store: FeatureStore, push: bool, accept_drop: bool) -> FeatureView | None:
         """Return the registered view where the folder is its own; raise `PipelineError` for a wrong or empty one."""
@@ -226,9 +236,10 @@ class _Materialization:
         for view in views:
             self.results[view].error = None  # of an attempt before
             with self._step(view, "reading", passing=(Unavailable,)):
-                read[view] = extract.extract_postgres(source, view, self.as_of)
+                table = extract.read_postgres(source, view, [self.as_of], self.shard)
+                read[view] = table if self.shard else extract.with_assets(view, table, self.as_of)
         if len(read) == len(views):  # else what has failed may be what this needs
-            extract.warn_of_undated_rows(source)
+            extract.warn_of_undated_rows(source, self.shard)
         self.raw |= read
 
     def _read_clickhouse(self, views: list[str]) -> None:
@@ -239,9 +250,13 @@ class _Materialization:
                 for view in views:
                     with self._step(view, "reading"):
                         seconds = self.settings.bucket_seconds
-                        self.raw[view] = extract_telemetry(source, view, self.as_of, seconds)
+                        self.raw[view] = extract_telemetry(source, view, self.as_of, seconds, self._share(source))
         except PipelineError as error:
             self._fail(views, error, "reading")
+
+    def _share(self, _source: ClickHouseSource) -> SetsOfSites | None:
+        """Return the sites whose telemetry is read: None for all."""
+        return None
 
     def _with_stand_ins(self, spec: ViewSpec) -> dict[str, pa.Table]:
         """Return the extracted rows; for a view that `spec` needs and that failed, what stands in for it, if anything.
@@ -317,7 +332,7 @@ class _Materialization:
     def _publish(self, view: str, store: FeatureStore) -> None:
         if self.lock:
             self.lock.check()
-        rows = self.snapshots[view].num_rows
+        rows = self.results[view].rows
         done = online.publish(
             store,
             view,
@@ -328,6 +343,10 @@ class _Materialization:
             replicas=self.settings.redis_wait_replicas,
             progress=lambda done: self.progress(view, "publishing", done / max(rows, 1)),
         )
+        self._settle(view, store, done, rows)
+
+    def _settle(self, view: str, store: FeatureStore, done: online.Published, rows: int) -> None:
+        """Say what publishing the `rows` of a view has done, and verify it where all of them are online."""
         if done.removed:
             self._note(view, f"removed online: {done.removed} entities that are no longer in it", logging.INFO)
         if done.newer:

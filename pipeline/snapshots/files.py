@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import PipelineError, first_line
-from pipeline.base.places import DataDir, Snapshot, Store, StoredSnapshot, instant_stem
+from pipeline.base.places import DataDir, Snapshot, Store, StoredSnapshot, instant_stem, local_folder
 from pipeline.snapshots.changes import with_first_created
 from pipeline.snapshots.exchange import alone, replace_files, sharing
 from pipeline.snapshots.parquet import remove_leftovers, write_parquet
@@ -34,6 +34,8 @@ from pipeline.snapshots.store import SnapshotStore, opened
 
 logger = logging.getLogger(__name__)
 
+# The folder of what the shards of a run have read, until all of it is there.
+PARTS = "parts"
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # What the footer says of a snapshot; and what that of the file of a day or month says: columns and notes by instant.
 Note = dict[str, list[str]]
@@ -124,6 +126,7 @@ def take_apart(file: Path) -> None:
 
 def remove_unfinished(data_dir: DataDir) -> None:
     """Remove what runs that died have left unfinished in the data directory, a day later; stores leave nothing."""
+    remove_leftovers(local_folder(data_dir), f"{PARTS}/*.parquet")
     if isinstance(data_dir, Store):
         return
     for pattern in ("*/.*-*.tmp", "*/*/.*Z-*.tmp"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 from features.view_spec import ViewSpec
 from pipeline import REPOSITORY
 from pipeline.base.errors import PipelineError
+from pipeline.base.shard import Shard
 from pipeline.base.specs import SPECS, TIMESTAMP, snapshot_schema
 from pipeline.sources.postgres import PostgresSource
 from pipeline.sources.queries import query_text
@@ -36,17 +37,24 @@ def backfill_query_of(view: str) -> str:
     return query_text(REPOSITORY / "features" / "backfill" / f"{view}.sql")
 
 
-def read_postgres(source: PostgresSource, view: str, instants: Sequence[datetime]) -> pa.Table:
+def read_postgres(
+    source: PostgresSource, view: str, instants: Sequence[datetime], shard: Shard | None = None
+) -> pa.Table:
     """Return the rows of `view` as of each of the `instants`, columns as the spec's `extracted_schema`.
 
-    Raises `PipelineError` where the query fails.
+    With `shard`, those of its assets. Raises `PipelineError` where the query fails.
     """
-    return source.copy(query_of(view), instants, SPECS[view].extracted_schema)
+    spec = SPECS[view]
+    return source.copy(query_of(view), instants, spec.extracted_schema, shard, spec.whole_tables)
 
 
 def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.Table:
     """Return `read_postgres` of one instant; raises `PipelineError` also where no asset exists."""
-    table = read_postgres(source, view, [as_of])
+    return with_assets(view, read_postgres(source, view, [as_of]), as_of)
+
+
+def with_assets(view: str, table: pa.Table, as_of: datetime) -> pa.Table:
+    """Return `table`, the rows of `view` as of `as_of`; raise `PipelineError` where it lacks any asset."""
     if SPECS[view].every_asset and not table.num_rows:
         raise PipelineError(
             f"PostgreSQL holds no asset that exists as of {as_of.isoformat()}: check DATABASE_URL and the as-of instant"
@@ -54,12 +62,12 @@ def extract_postgres(source: PostgresSource, view: str, as_of: datetime) -> pa.T
     return table
 
 
-def warn_of_undated_rows(source: PostgresSource) -> None:
-    """Log how many rows no view counts, because their own date is missing or infinite.
+def warn_of_undated_rows(source: PostgresSource, shard: Shard | None = None) -> None:
+    """Log how many rows, with `shard` of its assets, no view counts, because their own date is missing or infinite.
 
     Raises `PipelineError` where the query fails.
     """
-    (row,) = source.copy(UNDATED_ROWS, [], _UNDATED_ROWS_SCHEMA).to_pylist()
+    (row,) = source.copy(UNDATED_ROWS, [], _UNDATED_ROWS_SCHEMA, shard).to_pylist()
     if any(row.values()):
         counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in row.items() if count)
         logger.warning("PostgreSQL: rows left out, whose own date is missing or infinite: %s", counts)

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
@@ -20,13 +20,23 @@ from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.fault_points import fault_point
 from pipeline.base.retries import attempts
 from pipeline.base.settings import Settings
+from pipeline.base.shard import Shard
 from pipeline.base.stop import at_stop
 
-# Some sites have no wind turbines and no table for them. A common table expression of the same name stands in for it,
-# which works on a read replica too, where nothing can be created.
+# A common table expression stands in for a table of its name, which works on a read replica too, where nothing can be
+# created. Some sites have no wind turbines and no table for them.
 _NO_WIND_TURBINES = (
-    "with wind_turbine_metadata as (select null::uuid as asset_id, null::numeric as rated_power_mw where false)"
+    "wind_turbine_metadata as (select null::uuid as asset_id, null::numeric as rated_power_mw where false)"
 )
+# The rows of a shard's assets, which are split by their own id: one that moves to another site meanwhile is in one
+# shard all the same. PostgreSQL partitions by this hash.
+_OF_SHARD = """{table} as not materialized (
+    select * from {table} where
+    mod(uuid_hash_extended({key}, 0) & 9223372036854775807, (select current_setting('feature_store.shards')::bigint))
+    = (select current_setting('feature_store.shard')::bigint) - 1
+)"""
+# Tables with the column that says whose a row is.
+_ASSET_KEYS = {"assets": "id", "work_orders": "asset_id", "alerts": "asset_id", "asset_health_scores": "asset_id"}
 # What a server, a database or a role may set otherwise, and what decides how a value is read or written.
 _SPELLING = {
     "timezone": "UTC",
@@ -64,10 +74,18 @@ class PostgresSource:
                 f"where it is {self._opened_at.isoformat(timespec='seconds')}: correct the clock that is wrong"
             )
 
-    def copy(self, query: str, as_of: Sequence[datetime], schema: pa.Schema) -> pa.Table:
+    def copy(
+        self,
+        query: str,
+        as_of: Sequence[datetime],
+        schema: pa.Schema,
+        shard: Shard | None = None,
+        whole_tables: Collection[str] = (),
+    ) -> pa.Table:
         """Return the rows of `query` for the instants `as_of` as a table of exactly `schema`.
 
-        `query` reads its instants from the setting `feature_store.as_of`. Raises `Unavailable` where the connection is
+        `query` reads its instants from the setting `feature_store.as_of`. With `shard`, the tables but for the
+        `whole_tables` have the rows of its assets alone. Raises `Unavailable` where the connection is
         lost, and the transaction with it, and `PipelineError` where the database refuses it, is too old, or a column of
         `schema` is missing.
         """
@@ -77,7 +95,10 @@ class PostgresSource:
                 f"PostgreSQL {self._where} is version {version}, and the SQL needs {OLDEST_VERSION}: "
                 f"upgrade to PostgreSQL {OLDEST_VERSION}"
             )
-        prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
+        prefix = self._stand_ins(_ASSET_KEYS.keys() - set(whole_tables) if shard else ())
+        values = {"as_of": ",".join(instant.isoformat() for instant in as_of)}
+        if shard:
+            values |= {"shard": str(shard.number), "shards": str(shard.count)}
         buffer = io.BytesIO()
         try:
             with (
@@ -87,8 +108,8 @@ class PostgresSource:
             ):
                 cursor.execute("savepoint before_copy")
                 cursor.execute(
-                    "select set_config('feature_store.as_of', %s, true)",
-                    (",".join(instant.isoformat() for instant in as_of),),
+                    "select set_config('feature_store.' || name, value, true) from unnest(%s, %s) as s (name, value)",
+                    (list(values), list(values.values())),
                 )
                 cursor.copy_expert(
                     f"copy ({prefix} select * from ({query}) as extracted) to stdout (format csv, header)", buffer
@@ -115,13 +136,20 @@ class PostgresSource:
 
         Raises `PipelineError` where a table, a column, a type, a function or a right is missing.
         """
-        prefix = "" if self._has_wind_turbines else _NO_WIND_TURBINES
+        prefix = self._stand_ins(())
         try:
             with self.connection.cursor() as cursor:
                 cursor.execute("select set_config('feature_store.as_of', '2026-01-01T00:00:00Z', true)")
                 cursor.execute(f"explain {prefix} select * from ({query}) as extracted")
         except psycopg2.Error as error:
             raise _failure(error, f"PostgreSQL {self._where}: {_reason(error)}") from error
+
+    def _stand_ins(self, tables_of_shard: Collection[str]) -> str:
+        """Return the head of a query that puts something else in the place of tables."""
+        stand_ins = [_OF_SHARD.format(table=table, key=_ASSET_KEYS[table]) for table in sorted(tables_of_shard)]
+        if not self._has_wind_turbines:
+            stand_ins.append(_NO_WIND_TURBINES)
+        return f"with {', '.join(stand_ins)}" if stand_ins else ""
 
     def _continue_transaction(self) -> None:
         """Let other queries see the same snapshot after one has failed, if the connection is still there."""

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import heapreplace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ ROWS_PER_BACKFILL_QUERY = 20_000_000
 # So many assets are named in a warning.
 NAMED = 3
 
+# Sites that share assets, each set with its rows.
+SetsOfSites = Sequence[tuple[Sequence[str], int]]
+# The site of no asset.
+_NO_SITE = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
 WINDOW = timedelta(days=90)
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
@@ -52,13 +58,20 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALMOST_A_SECOND = timedelta(microseconds=999_999)
 
 
-def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, bucket_seconds: int) -> pa.Table:
-    """Return `read_telemetry` of one instant; where there is no telemetry, no rows and a warning.
+def extract_telemetry(
+    source: ClickHouseSource, view: str, as_of: datetime, bucket_seconds: int, share: SetsOfSites | None = None
+) -> pa.Table:
+    """Return `read_telemetry` of one instant; where there is no telemetry at all, no rows and a warning.
 
     Raises `PipelineError` also where its buckets are not `bucket_seconds` wide.
     """
     check_bucket_width(source, as_of, bucket_seconds)
-    table = read_telemetry(source, view, [as_of], bucket_seconds)
+    table = read_telemetry(source, view, [as_of], bucket_seconds, share)
+    return table if share is not None else with_telemetry(view, table, as_of)
+
+
+def with_telemetry(view: str, table: pa.Table, as_of: datetime) -> pa.Table:
+    """Return `table`, the rows of `view` as of `as_of`; warn where it has none."""
     if not table.num_rows:
         logger.warning(
             "%s: ClickHouse holds no telemetry in the 90 d before %s, so no asset has a row: check "
@@ -70,10 +83,17 @@ def extract_telemetry(source: ClickHouseSource, view: str, as_of: datetime, buck
     return table
 
 
-def read_telemetry(source: ClickHouseSource, view: str, instants: Sequence[datetime], bucket_seconds: int) -> pa.Table:
+def read_telemetry(
+    source: ClickHouseSource,
+    view: str,
+    instants: Sequence[datetime],
+    bucket_seconds: int,
+    share: SetsOfSites | None = None,
+) -> pa.Table:
     """Return one row of `view` per instant and asset with telemetry in the 90 d before it, known to PostgreSQL or not.
 
-    Views of one SQL are read in one pass: the second gets the rows of the first.
+    Views of one SQL are read in one pass: the second gets the rows of the first. With a `share` of `shares_of_sites`
+    the assets are those at its sites.
 
     The `instants` must be whole days (24 h) apart. Columns as the spec's `extracted_schema`, and those of
     `features.availability` where the view has them. An asset whose buckets are narrower than `bucket_seconds` in the
@@ -84,20 +104,29 @@ def read_telemetry(source: ClickHouseSource, view: str, instants: Sequence[datet
         return source.last_read[1]
     last = max(instants)
     offsets = [(last - instant) // DAY for instant in instants]
-    # buckets start at whole seconds: the earliest that some window may hold, and the latest
-    bounds = {
-        "first_start": (min(instants) + _ALMOST_A_SECOND).replace(microsecond=0) - WINDOW,
-        "last_start": last.replace(microsecond=0) - timedelta(seconds=bucket_seconds),
-    }
-    survey = survey_telemetry(source, **bounds, bucket_seconds=bucket_seconds)
-    parameters = query_parameters(last, offsets, bucket_seconds, survey.blocks_with_copies)
+    bounds = _bounds(instants, bucket_seconds)
     most = ROWS_PER_QUERY if len(instants) == 1 else ROWS_PER_BACKFILL_QUERY
-    groups = site_groups(source, **bounds, rows_per_group=most) if survey.rows > most else [[]]
-    table = pa.concat_tables(_read_sites(source, view, parameters | {"sites": sites}) for sites in groups)
-    if survey.blocks_with_copies:
-        table = _without_narrow_assets(source, view, table, parameters | bounds)
+    tables = []
+    for sites in [[]] if share is None else grouped(share, most) or [[_NO_SITE]]:
+        survey = survey_telemetry(source, **bounds, bucket_seconds=bucket_seconds, sites=sites)
+        parameters = query_parameters(last, offsets, bucket_seconds, survey.blocks_with_copies) | {"sites": sites}
+        is_much = share is None and survey.rows > most
+        groups = site_groups(source, **bounds, rows_per_group=most) if is_much else [sites]
+        table = pa.concat_tables(_read_sites(source, view, parameters | {"sites": group}) for group in groups)
+        if survey.blocks_with_copies:
+            table = _without_narrow_assets(source, view, table, parameters | bounds)
+        tables.append(table)
+    table = pa.concat_tables(tables)
     source.last_read = (view, *instants, bucket_seconds), table
     return table
+
+
+def _bounds(instants: Sequence[datetime], bucket_seconds: int) -> dict[str, datetime]:
+    """Return the earliest start of a bucket that some window may hold, and the latest: they are whole seconds."""
+    return {
+        "first_start": (min(instants) + _ALMOST_A_SECOND).replace(microsecond=0) - WINDOW,
+        "last_start": max(instants).replace(microsecond=0) - timedelta(seconds=bucket_seconds),
+    }
 
 
 def query_parameters(
@@ -209,14 +238,23 @@ class Survey:
 
 
 def survey_telemetry(
-    source: ClickHouseSource, first_start: datetime, last_start: datetime, bucket_seconds: int
+    source: ClickHouseSource,
+    first_start: datetime,
+    last_start: datetime,
+    bucket_seconds: int,
+    sites: Sequence[str] = (),
 ) -> Survey:
     """Return the survey of the buckets that start from `first_start` to `last_start`, both inclusive, whole seconds.
 
-    Two buckets off the clock grid that share a cell of it look like copies: that costs time and changes nothing. Raises
-    `PipelineError` where the query fails.
+    It is of some `sites`, or of all. Two buckets off the clock grid that share a cell of it look like copies: that
+    costs time and changes nothing. Raises `PipelineError` where the query fails.
     """
-    parameters = {"first_start": first_start, "last_start": last_start, "bucket_seconds": bucket_seconds}
+    parameters = {
+        "first_start": first_start,
+        "last_start": last_start,
+        "bucket_seconds": bucket_seconds,
+        "sites": list(sites),
+    }
     (row,) = source.stream(SURVEY, parameters, _SURVEY_SCHEMA).to_pylist()
     return Survey(rows=row["row_count"], blocks_with_copies=row["blocks_with_copies"])
 
@@ -232,11 +270,35 @@ def site_groups(
     A group has some `rows_per_group` rows, or one larger set of connected sites. Raises `PipelineError` where the query
     fails.
     """
+    return grouped(_sets_of_sites(source, first_start, last_start), rows_per_group)
+
+
+def shares_of_sites(source: ClickHouseSource, as_of: datetime, bucket_seconds: int, count: int) -> list[SetsOfSites]:
+    """Return the sites with telemetry in the 90 d before `as_of` in `count` shares of about as many rows.
+
+    Sites that share assets are in one of them. Raises `PipelineError` where the query fails.
+    """
+    shares: list[list[tuple[Sequence[str], int]]] = [[] for _ in range(count)]
+    rows = [(0, number) for number in range(count)]
+    sets = _sets_of_sites(source, **_bounds([as_of], bucket_seconds))
+    for sites, size in sorted(sets, key=lambda entry: entry[1], reverse=True):  # the largest first, to the smallest
+        total, number = rows[0]
+        shares[number].append((sites, size))
+        heapreplace(rows, (total + size, number))
+    return list(shares)
+
+
+def _sets_of_sites(source: ClickHouseSource, first_start: datetime, last_start: datetime) -> SetsOfSites:
     parameters = {"first_start": first_start, "last_start": last_start}
     rows = source.stream(ROWS_OF_SITES, parameters, _ROWS_OF_SITES_SCHEMA).to_pylist()
+    return connected((row["sites"], row["row_count"]) for row in rows)
+
+
+def grouped(sets: SetsOfSites, rows_per_group: int) -> list[list[str]]:
+    """Return the sites of `sets` in groups of some `rows_per_group` rows, or one larger set."""
     groups: list[list[str]] = []
     room = 0
-    for sites, count in connected((row["sites"], row["row_count"]) for row in rows):
+    for sites, count in sets:
         if not groups or count > room:
             groups.append([])
             room = rows_per_group

@@ -4,6 +4,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from data_sources import sources
 from dev.servers import PostgresServer, RedisServer
 from pipeline.base.errors import PipelineError, Unavailable
 from pipeline.base.places import Store
+from pipeline.base.shard import Shard
 from pipeline.base.specs import TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.online.redis.engine import redis_client
 from pipeline.registry.feast_store import open_feature_store
+from pipeline.runs.job import run_job
 from pipeline.snapshots import bucket as bucket_module
 from pipeline.snapshots import iceberg
 from pipeline.snapshots import objects as objects_module
@@ -121,6 +124,11 @@ def test_a_history_lives_in_a_store(yaml_path: Path, place: Store, tmp_path: Pat
     command("rollback", *of_view, "--resume")
     command("--as-of", T.isoformat(), *of_view)
     assert counts(yaml_path) == [3, 3, 0]
+    with ThreadPoolExecutor(2) as pool:  # the next run is one of two shards
+        shares = [pool.submit(run_job, T + DAY, [VIEW], shard=Shard(number, 2)) for number in (1, 2)]
+        assert sorted(share.result()[0].outcome for share in shares) == ["online", "part online"]
+    assert (counts(yaml_path), len(read_snapshot(snapshot_path(place, VIEW, T + DAY)))) == ([3, 3, 0], 3)
+    command("verify", *of_view)
 
 
 def equal_joins(yaml_path: Path, place: Store) -> bool:

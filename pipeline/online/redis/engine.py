@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import chain
+from itertools import accumulate, chain
 from typing import cast
 
 import feast
@@ -19,6 +19,7 @@ from redis import Redis, RedisCluster, RedisError, exceptions
 
 from pipeline.base.errors import PipelineError, Unavailable, first_line
 from pipeline.base.places import Snapshot
+from pipeline.base.shard import Shard
 from pipeline.online.redis.cluster import Block, call_head
 from pipeline.online.redis.connections import Client, connect, primaries
 from pipeline.online.redis.departed import departed_online, departed_since, scan
@@ -116,10 +117,11 @@ def write_snapshot_rows(
     over: datetime | None = None,
     replicas: int = 0,
     progress: Callable[[int], None] = lambda _: None,
+    shard: Shard | None = None,
 ) -> Written:
     """Write every row of the snapshot at `path` whose event timestamp in Redis is not later than `as_of`, or `over`.
 
-    At the end waits until so many `replicas` of each node have them.
+    With `shard`, its share of them. At the end waits until so many `replicas` of each node have them.
     """
     stamp = serialized_stamp(as_of)
     with translated_errors():
@@ -127,11 +129,11 @@ def write_snapshot_rows(
         encoder = row_encoder(store, view, persistent=any(map(_some_keys_expire, primaries(client))))
         if isinstance(client, RedisCluster):
             script = write_row(encoder.expiry, over_newer=over is not None)
-            blocks = _calls(encoder, path, stamp, script)
+            blocks = _calls(encoder, path, stamp, script, shard)
             return write_calls(client, script, blocks, replicas=replicas, progress=progress)
         return write_rows(
             client,
-            _encoded(encoder, path, stamp),
+            _encoded(encoder, path, stamp, shard),
             project=store.project,
             stamp_field=encoder.stamp_field,
             stamp=serialized_stamp(over) if over else stamp,
@@ -262,23 +264,32 @@ def advice_for(text: str) -> str:
     return advice or "check that it is up and the connection string in feature_store.yaml"
 
 
-def _encoded(encoder: RowEncoder, path: Snapshot, stamp: bytes) -> Iterator[Rows]:
-    for batch in _batches(path, _ENCODE_ROWS):
+def _encoded(encoder: RowEncoder, path: Snapshot, stamp: bytes, shard: Shard | None) -> Iterator[Rows]:
+    for batch in _batches(path, _ENCODE_ROWS, shard):
         keys = encoder.bulk_keys(batch.column("asset_id"))
         yield Rows(keys, encoder.updates(batch, keys, stamp), encoder.commands_per_row)
 
 
-def _calls(encoder: RowEncoder, path: Snapshot, stamp: bytes, script: bytes) -> Iterator[Block]:
+def _calls(encoder: RowEncoder, path: Snapshot, stamp: bytes, script: bytes, shard: Shard | None) -> Iterator[Block]:
     head = call_head(script, encoder.arguments)
-    for batch in _batches(path, _ENCODE_ROWS_OF_CLUSTER):
+    for batch in _batches(path, _ENCODE_ROWS_OF_CLUSTER, shard):
         keys = encoder.keys(batch.column("asset_id"))
         yield keys, encoder.calls(batch, bulk_keys(keys), stamp, head)
 
 
-def _batches(path: Snapshot, rows: int) -> Iterator[pa.RecordBatch]:
-    for read in open_snapshot(path).iter_batches(_READ_ROWS):
-        for start in range(0, read.num_rows, rows):
-            yield read.slice(start, rows)
+def _batches(path: Snapshot, rows: int, shard: Shard | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a snapshot, with `shard` its share, of which only the row groups are read that have some."""
+    file = open_snapshot(path)
+    share = shard.rows_of(file.metadata.num_rows) if shard else range(file.metadata.num_rows)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = list(accumulate(sizes))
+    groups = [group for group, end in enumerate(ends) if end > share.start and end - sizes[group] < share.stop]
+    position = ends[groups[0]] - sizes[groups[0]] if groups else 0
+    for read in file.iter_batches(_READ_ROWS, row_groups=groups):
+        first, stop = max(share.start - position, 0), min(share.stop - position, read.num_rows)
+        position += read.num_rows
+        for start in range(first, stop, rows):
+            yield read.slice(start, min(rows, stop - start))
 
 
 def _snapshots_online(view: FeatureView, as_of: datetime, path: Snapshot) -> list[Snapshot]:

@@ -36,7 +36,7 @@ from pipeline.base.specs import SERVICES, VIEWS
 from pipeline.operations.doctor.check import Check, State, Subject
 from pipeline.operations.doctor.transport import check_transport
 from pipeline.registry.ledger import RUNS
-from pipeline.registry.lock import check_sessions, lock_holder
+from pipeline.registry.lock import check_sessions, lock_holders
 from pipeline.registry.stored_code import refuse_code
 
 REGISTRY = Subject("Registry")
@@ -148,8 +148,8 @@ def _rights(connection: Connection, found: Mapping[str, tuple[bool, bool]]) -> C
 
 
 def _lock(connection: Connection, project: str) -> Check:
-    holder = lock_holder(connection, project)
-    return REGISTRY.ok("lock", f"a run is busy: {holder}" if holder else "free, no run is busy")
+    holders = "; ".join(map(str, lock_holders(connection, project)))
+    return REGISTRY.ok("lock", f"a run is busy: {holders}" if holders else "free, no run is busy")
 
 
 def _code(connection: Connection, project: str) -> Check:

@@ -5,8 +5,8 @@
 --
 -- grain       one row per as-of instant and narrow asset
 -- source      ClickHouse of dCMMS: telemetry_aggregates
--- parameters  as_of, offsets, bucket_seconds, blocks_with_copies: as in the SQL of telemetry_features; first_start,
---             last_start: as in telemetry_survey.sql
+-- parameters  as_of, offsets, bucket_seconds, blocks_with_copies, sites: as in the SQL of telemetry_features;
+--             first_start, last_start: as in telemetry_survey.sql
 
 with
 
@@ -19,6 +19,7 @@ suspects as (
     where
         time_bucket >= {first_start:DateTime('UTC')}
         and time_bucket <= {last_start:DateTime('UTC')}
+        and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
         and intDiv(intDiv(toUInt32(time_bucket), {bucket_seconds:UInt32}), 64) in (
             select arrayJoin({blocks_with_copies:Array(UInt32)})
         )
@@ -40,6 +41,7 @@ starts as (
         asset_id in (select suspect from suspects)
         and time_bucket >= {first_start:DateTime('UTC')}
         and time_bucket <= {last_start:DateTime('UTC')}
+        and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
 )
 
 select distinct

@@ -7,7 +7,7 @@
 -- grain       one row
 -- source      ClickHouse of dCMMS: telemetry_aggregates
 -- parameters  first_start, last_start: the buckets that start from the one to the other, both inclusive, in UTC;
---             bucket_seconds: the width of a bucket
+--             bucket_seconds: the width of a bucket; sites: ids of the sites to look at, none for all
 
 select
     toInt64(sum(part_rows)) as row_count,
@@ -21,5 +21,6 @@ from (
     where
         time_bucket >= {first_start:DateTime('UTC')}
         and time_bucket <= {last_start:DateTime('UTC')}
+        and (empty({sites:Array(UUID)}) or site_id in (select arrayJoin({sites:Array(UUID)})))
     group by block, cityHash64(asset_id, metric_name)
 )
