@@ -1,5 +1,6 @@
 """The doctor: a healthy production passes, and each check finds the one thing that is broken for it."""
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import clickhouse_connect
 import pyarrow.parquet as pq
 import pytest
 from redis import Redis, RedisError
+from rich.console import Console
 
 import pipeline.operations.doctor.clickhouse as clickhouse_checks
 import pipeline.operations.doctor.postgres as postgres_checks
@@ -876,3 +878,14 @@ def test_transport(host: str, encrypted: bool, verified: bool, state: State, tex
     check = check_transport(Subject("Redis"), host, encrypted=encrypted, verified=verified, fix="use TLS")
     assert (check.state, check.fix) == (state, "use TLS" if state == State.WARNING else "")
     assert text in check.text
+
+
+def test_a_finding_is_one_line_and_on_a_terminal_goes_on_below_itself() -> None:
+    check = Check("PostgreSQL", "role", State.WARNING, f"{'may change rows ' * 8}[x]", "grant select on a " * 9)
+    assert [line[:12].strip() for line in check.line().splitlines()] == ["warning", ""]
+    output = io.StringIO()
+    Console(file=output, width=80, force_terminal=True, no_color=True).print(check.block())
+    printed = re.sub(r"\x1b\[[\d;]*m", "", output.getvalue())
+    assert max(map(len, map(str.rstrip, printed.splitlines()))) <= 80
+    assert printed.split() == check.line().split()
+    assert {line[:12].strip() for line in printed.splitlines()[1:]} == {""}

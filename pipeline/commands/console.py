@@ -142,8 +142,10 @@ class Console:
         if logs.are_json():
             level = {State.FAILS: logging.ERROR, State.WARNING: logging.WARNING}.get(check.state, logging.INFO)
             logger.log(level, "%s", check.text, extra=check.as_json())
+        elif self._output.is_terminal:
+            self._output.print(check.block())
         else:
-            self._output.print(check.markup(), soft_wrap=True, highlight=False)
+            click.echo(check.line())
 
     def report(self, text: str) -> None:
         """Print what a command has done, unless it is to be quiet; where log lines are JSON, it is one of them."""

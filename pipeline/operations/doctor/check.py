@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rich.markup import escape
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from pipeline.base.errors import PipelineError
 
@@ -31,11 +34,19 @@ class Check:
     text: str
     fix: str = ""
 
-    def markup(self) -> str:
-        """Return it as one line for a terminal, and the fix as a second one."""
-        colour = _COLOURS[self.state]
-        line = f"[{colour}]{self.state:<12}[/]{f'{self.subject} {self.name}':<24} {escape(self.text)}"
-        return f"{line}\n{'':<12}→ {escape(self.fix)}" if self.fix else line
+    def line(self) -> str:
+        """Return it in one line, for a file, a mail or grep, and the fix in a second one."""
+        line = f"{self.state:<12}{f'{self.subject} {self.name}':<24} {self.text}"
+        return f"{line}\n{'':<12}→ {self.fix}" if self.fix else line
+
+    def block(self) -> RenderableType:
+        """Return it for a terminal: what is too long for it goes on below itself."""
+        made = Table.grid()
+        made.add_column(width=12)
+        made.add_column(min_width=25, no_wrap=True)
+        made.add_column()
+        made.add_row(Text(self.state, _COLOURS[self.state]), Text(f"{self.subject} {self.name} "), Text(self.text))
+        return Group(made, Padding(Text(f"→ {self.fix}"), (0, 0, 0, 12))) if self.fix else made
 
     def as_json(self) -> dict[str, str]:
         """Return it as the fields of a log line, whose message is the text."""
