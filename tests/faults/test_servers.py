@@ -58,7 +58,8 @@ def test_a_server_that_is_away_for_a_while(net: Net, name: str) -> None:
 def test_a_server_that_stays_away(net: Net, name: str) -> None:
     began = time.monotonic()
     outcome = run_while(net, name, back_after=None)
-    assert time.monotonic() - began < 30
+    # Far more than RETRY_SECONDS, for a machine that is busy, and far less than clients wait by themselves.
+    assert time.monotonic() - began < 90
     assert net.judge(outcome, f"{name} gone") == CLEAR_FAILURE
     if name == REGISTRY:  # nothing was even begun
         net.world.restore()
