@@ -29,7 +29,7 @@ FACTS = Table(
     Column("value", JSONB, nullable=False),
 )
 # Facts: what the round is; where each shard reads; what one has handed in, with its number; what becomes of all that.
-ROUND, SITES, PART, JUDGEMENT = "round", "sites", "part", "judgement"
+ROUND, SITES, PART, JUDGEMENT, LEFT = "round", "sites", "part", "judgement", "left"
 
 
 class Round:
@@ -86,6 +86,10 @@ class Round:
         finally:
             self.lock.unlock(JUDGEMENT)
 
+    def leave(self) -> None:
+        """Say that the shard has come to its end; one that has not may come back, also to a round that is over."""
+        self.put(f"{LEFT} {self.shard.number}", True)
+
     def take(self, connection: Connection) -> str | None:
         """Take the locks of the shard and join its round; return who is in the way, if somebody is."""
         project = self._store.project
@@ -130,7 +134,12 @@ class Round:
         return None
 
     def _has_work(self, found: Mapping[str, Any]) -> bool:
-        """Return whether a round of these facts is judged, and something is left to publish for this shard alone."""
+        """Return whether a round of these facts is judged, and this shard has not come to its end in it.
+
+        Or it has, and there is something left to publish that it can do alone.
+        """
+        if JUDGEMENT in found and f"{LEFT} {self.shard.number}" not in found:
+            return True
         return any(
             f"end {view}" not in found
             and (f"online {view} {self.shard.number}" not in found or not self._lacking(found, f"online {view}"))

@@ -82,6 +82,8 @@ def materialize_shard(
         part.take_over(judgement)
         for view in judgement["publish"]:
             part.publish(view, store)
+        fault_point("shards: published")
+        mine.leave()
     return [results[view] for view in views]
 
 
