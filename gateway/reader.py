@@ -253,8 +253,7 @@ class Reader:
             async with asyncio.timeout(self._timeout):
                 yield
         except _FAILURES as error:
-            logger.warning("Redis: %s", first_line(error))
-            raise unavailable("the online store does not answer") from None
+            raise _unavailable(error) from None
 
     async def _answers(self, commands: Sequence[_Command]) -> list[Any]:
         """Return what Redis answers to commands that are sent at once, errors of single ones as they are.
@@ -333,5 +332,11 @@ def _lookups(view: str, status: str) -> Counter:
 def _without_errors(found: list[Any]) -> list[Any]:
     for answer in found:
         if isinstance(answer, Exception):
-            raise answer
+            raise _unavailable(answer)
     return found
+
+
+def _unavailable(error: Exception) -> ApiError:
+    """Return the answer where Redis fails, and log why."""
+    logger.warning("Redis: %s", first_line(error))
+    return unavailable("the online store does not answer")

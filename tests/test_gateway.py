@@ -229,6 +229,17 @@ def test_of_another_tenants_asset_no_more_is_read_than_of_none(port: int, redis:
     assert commands[UNKNOWN][1] == ["INCR", "EXPIRE", "HGET"]
 
 
+@pytest.mark.parametrize("role", ["operator", "super_admin"])
+def test_what_redis_refuses_is_no_fault_of_the_gateway(port: int, online_store: redis_py.Redis, role: str) -> None:
+    (key,) = string_keys("dcmms", "asset_id", [UNKNOWN])
+    online_store.set(key, "no hash", ex=60)
+    try:
+        answer = Client(port, token(role)).post("/assets", json={"assetIds": [UNKNOWN]})
+    finally:
+        online_store.delete(key)
+    assert (answer.status_code, answer.json()["message"]) == (503, "the online store does not answer")
+
+
 def test_an_asset_that_changes_hands_is_read_by_its_new_owner_alone(port: int, online_store: redis_py.Redis) -> None:
     one, (_, field) = OWNED["aa"][6], _fields("asset_features", ("tenant_id",))
     (key,) = string_keys("dcmms", "asset_id", [one])
