@@ -151,6 +151,14 @@ class Dcmms:
             [{"asset_id": asset, "score": score, "category": "fair", "calculated_at": calculated_at}],
         )
 
+    def growing_fleet(self) -> None:
+        """Insert two assets at T - 2 d, three later, a work order more each day, and a day of power of the first."""
+        for number in (1, 2):
+            for day in (0, 1, 2):
+                self.work_order(self.asset(number) if not day else asset_key(number), ago(day, hours=1))
+        self.asset(3, created_at=ago(1, hours=1))
+        self.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
+
     def buckets(self, *rows: Mapping[str, Any]) -> None:
         """Insert telemetry buckets, see `bucket`."""
         self.clickhouse.insert(

@@ -24,7 +24,7 @@ from pipeline.runs import rollback as runs
 from pipeline.snapshots.files import snapshot_path, snapshots, with_set_aside, write_snapshot
 from pipeline.snapshots.quarantine import quarantine_folder
 from tests.commands import invoke
-from tests.dcmms import Dcmms, T, ago, asset_key, bucket
+from tests.dcmms import Dcmms, T, asset_key
 from tests.stores import apply_definitions, online_values, set_online_store, use_settings, write_feature_store_yaml
 
 VIEW = "work_order_features"
@@ -45,11 +45,7 @@ def yaml_path(
     """Two assets at T - 2 d, three later, a work order more each day; runs as of T - 2 d, T - 1 d and T."""
     path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_rollback_{uuid.uuid4().hex}")
     set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db=11,socket_timeout=5")
-    for number in (1, 2):
-        for day in (0, 1, 2):
-            dcmms.work_order(dcmms.asset(number) if not day else asset_key(number), ago(day, hours=1))
-    dcmms.asset(3, created_at=ago(1, hours=1))
-    dcmms.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
+    dcmms.growing_fleet()
     use_settings(monkeypatch, dcmms.settings, path)
     apply_definitions(path, dcmms.settings.feature_data_dir)
     for as_of in (T - 2 * DAY, T - DAY, T):

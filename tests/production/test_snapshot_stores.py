@@ -43,7 +43,7 @@ from pipeline.snapshots.quarantine import move_newer
 from pipeline.snapshots.store import opened
 from pipeline.snapshots.upkeep import is_of_definition, keep_up, look
 from tests.commands import invoke
-from tests.dcmms import Dcmms, T, ago, asset_key, bucket
+from tests.dcmms import Dcmms, T, asset_key
 from tests.faults.proxy import TO_CLIENT, TO_SERVER, Fault, Proxy
 from tests.object_store import SECRET, ObjectStore
 from tests.stored_snapshots import DAY, FEATURE, KEYS, VIEW, created, placed, put, rows, stems, values
@@ -72,11 +72,7 @@ def yaml_path(
     """Two assets at T - 2 d, three later, a work order more each day; the definitions of now are registered."""
     path = write_feature_store_yaml(tmp_path, postgres, redis, f"feast_stores_{uuid.uuid4().hex}")
     set_online_store(path, connection_string=f"127.0.0.1:{redis.port},db=9,socket_timeout=5")
-    for number in (1, 2):
-        for day in (0, 1, 2):
-            dcmms.work_order(dcmms.asset(number) if not day else asset_key(number), ago(day, hours=1))
-    dcmms.asset(3, created_at=ago(1, hours=1))
-    dcmms.buckets(*[bucket(asset_key(1), "power_kw", ago(hours=hour), 100.0) for hour in range(1, 25)])
+    dcmms.growing_fleet()
     use_settings(monkeypatch, dcmms.settings, path, FEATURE_DATA_DIR=str(tmp_path / "data"))
     monkeypatch.setenv("SCHEDULE_MINUTES", "100000000")  # what is computed now of years ago is live
     views, source_of = [view.__copy__() for view in VIEWS.values()], sources()
