@@ -116,6 +116,16 @@ def test_a_time_limit_beyond_every_timer_is_a_wrong_option(file: Path, seconds: 
         ("DATABASE_URL", "postgresql://feature_store@postgres.example:99999/dcmms"),
         ("CLICKHOUSE_HOST", "https://clickhouse.example:99999"),
         ("CLICKHOUSE_DSN", "clickhousedb://clickhouse.example:65536/dcmms_analytics"),
+        # What no resolver takes is no host name: the sockets of Python raise UnicodeError for it.
+        ("DATABASE_URL", "postgresql://feature_store@postgres..example/dcmms"),
+        ("DATABASE_URL", "postgresql://feature_store@[::1:]/dcmms"),
+        ("CLICKHOUSE_HOST", "."),
+        ("CLICKHOUSE_HOST", "https://[::g]:8443"),
+        ("CLICKHOUSE_DSN", f"clickhousedb://{'x' * 64}.example/dcmms_analytics"),
+        ("FEATURE_SERVER_URL", "."),
+        ("FEATURE_SERVER_URL", "http://features..example:6566"),
+        ("FEATURE_SERVER_URL", f"http://{'x' * 64}"),
+        ("FEATURE_SERVER_URL", "http://[:::]"),
         ("CLICKHOUSE_CA_CERT", "x" * 5000),
         ("FEATURE_DATA_DIR", "x" * 5000),
         ("CLICKHOUSE_USER", "\udcff"),
@@ -133,6 +143,7 @@ def test_a_setting_beyond_what_servers_can_count_is_one_line(
     ("name", "value"),
     [
         ("REDIS_CONNECTION", "redis.example:99999"),
+        ("REDIS_CONNECTION", "redis..example:6379"),
         ("REDIS_CONNECTION", "redis.example:6379,host=other.example"),
         ("REDIS_CONNECTION", "redis.example:6379,decode_responses=true"),
         ("REDIS_CONNECTION", "redis.example:6379,retry=3"),
@@ -140,6 +151,7 @@ def test_a_setting_beyond_what_servers_can_count_is_one_line(
         ("REDIS_CONNECTION", "redis.example:6379,db=-1"),
         ("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@registry.example:99999/feast_registry"),
         ("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@registry.example/\udcff"),
+        ("FEAST_REGISTRY_URL", "postgresql+psycopg://feast@.registry.example/feast_registry"),
     ],
 )
 def test_an_address_that_a_driver_would_misread_is_one_line(

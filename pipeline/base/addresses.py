@@ -4,6 +4,7 @@ A driver cuts `postgresql://user:p@ss@host/db` at the wrong @ and complains abou
 to be well-formed before any driver sees it, and the passwords in it are kept out of all messages.
 """
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ from pipeline.base.errors import keep_secret
 _ESCAPES = "in a password write @ : / ? # [ ] % and a blank as %40 %3A %2F %3F %23 %5B %5D %25 %20"
 _USER = r"(?:[^@:/?#\[\]\s]*(?::(?P<password>[^@/?#\[\]\s]*))?@)?"
 _PORT = r"(?:6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
-_HOST = rf"(?:\[[\da-fA-F:.]+\]|[\w.%-]*)(?::{_PORT})?"
+# Longer labels, and empty ones, are what Python's sockets raise UnicodeError for.
+_NAME = r"[\w-]{1,63}(?:\.[\w-]{1,63})*\.?"
+_IPV6 = r"\[[\da-fA-F:.]+\]"
+_HOST = rf"(?:{_IPV6}|{_NAME}|%2[fF][\w.%-]*)?(?::{_PORT})?"
 _POSTGRES = re.compile(
     rf"postgres(?:ql)?(?:\+\w+)?://{_USER}{_HOST}(?:,{_HOST})*/[^@/?#\s]+(?:\?(?P<query>[^#\s]*))?", re.ASCII
 )
 _DSN = re.compile(rf"\w+(?:\+\w+)?://{_USER}{_HOST}(?:/[^@/?#\s]*)?(?:\?(?P<query>[^#\s]*))?", re.ASCII)
-_HTTP_ADDRESS = re.compile(rf"(?:https?://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::{_PORT})?/?", re.ASCII)
-_REDIS_NODE = re.compile(rf"[\w.-]+:{_PORT}", re.ASCII)
+_HTTP_ADDRESS = re.compile(rf"(?:https?://)?(?:{_IPV6}|{_NAME})(?::{_PORT})?/?", re.ASCII)
+_REDIS_NODE = re.compile(rf"{_NAME}:{_PORT}", re.ASCII)
 _REDIS_URL = re.compile(
     rf"redis(?P<tls>s)?://(?P<login>(?P<user>[\w.-]*):[^@/?#,\s]*@)?(?P<host>[\w.-]+)(?::(?P<port>{_PORT}))?"
     r"(?:/(?P<db>\d{1,3})?)?(?:\?[^@\s]*)?",
@@ -48,7 +52,7 @@ def checked_clickhouse_dsn(dsn: str) -> str:
 
 def checked_http_address(address: str) -> str:
     """Return `address`; raises `ValueError`, without any part of it, where it is not just where a server is."""
-    if not _HTTP_ADDRESS.fullmatch(address):
+    if not _HTTP_ADDRESS.fullmatch(address) or not _real_ipv6(address):
         raise ValueError("is no https://host:port, http://host:port or host; a user and a password have no place in it")
     return address
 
@@ -112,10 +116,18 @@ def _as_feast_reads(value: str) -> Any:
         return value
 
 
+def _real_ipv6(url: str) -> bool:
+    """Return whether each [...] of `url` holds an IPv6 address, as `urllib.parse` asks for."""
+    try:
+        return all(ipaddress.IPv6Address(each) for each in re.findall(r"\[(.*?)\]", url))
+    except ipaddress.AddressValueError:
+        return False
+
+
 def _checked(url: str, pattern: re.Pattern[str], fault: str) -> str:
     """Return `url` if it has the form of `pattern`, and remember its passwords; raises `ValueError` otherwise."""
     parts = pattern.fullmatch(url)
-    if not parts or _BROKEN_ESCAPE.search(url):
+    if not parts or _BROKEN_ESCAPE.search(url) or not _real_ipv6(url):
         raise ValueError(f"{fault}; {_ESCAPES}")
     options = dict(parse_qsl(parts["query"] or ""))
     for password in (parts["password"], *(options[name] for name in options if "password" in name)):
