@@ -8,9 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from sqlalchemy import text
 
 from dev.servers import PostgresServer, RedisServer
 from pipeline import REPOSITORY
+from pipeline.registry.feast_store import open_feature_store, registry_engine
 from tests.stores import apply_definitions, write_feature_store_yaml
 from tests.test_end_to_end import ask, feature_server, run
 
@@ -29,7 +31,8 @@ def path(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.
 # Forks as the feature server does, and asks the registry in both processes, one after the other.
 FORK = """
 import os
-from pipeline.registry.feast_store import open_feature_store
+from feast import FeatureStore
+from pipeline.registry.feast_store import load_store_config
 
 def socket(store):
     store.list_feature_views()
@@ -37,14 +40,24 @@ def socket(store):
         descriptor = connection.connection.dbapi_connection.fileno()
         return os.readlink(f"/proc/self/fd/{descriptor}")
 
-with open_feature_store() as store:
-    before, (reader, writer) = socket(store), os.pipe()
-    if not os.fork():
-        os.write(writer, socket(store).encode())
-        os._exit(0)
-    os.wait()
-    print(before, os.read(reader, 99).decode(), socket(store))
+store = FeatureStore(config=load_store_config())
+before, (reader, writer) = socket(store), os.pipe()
+if not os.fork():
+    os.write(writer, socket(store).encode())
+    os._exit(0)
+os.wait()
+print(before, os.read(reader, 99).decode(), socket(store))
 """
+
+
+def test_a_run_keeps_its_connection_to_the_registry(path: Path) -> None:
+    with open_feature_store(path) as store:
+        sessions = set()
+        for _ in range(3):
+            store.list_feature_views()
+            with registry_engine(store).connect() as connection:
+                sessions.add(connection.scalar(text("select pg_backend_pid()")))
+    assert len(sessions) == 1
 
 
 @pytest.mark.parametrize("file", ["feature_store.yaml", "deploy/feature_store.yaml"])

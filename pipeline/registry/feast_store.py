@@ -89,7 +89,7 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
     The registry's connections are closed at the end. Raises `PipelineError` where `load_store_config` does, and where
     the registry is out of reach or holds views that would run code.
     """
-    store = attempts()(_connected, load_store_config(path))
+    store = attempts()(_connected, _keeping_connections(load_store_config(path)))
     try:
         _refuse_code(store)
         yield store
@@ -97,6 +97,18 @@ def open_feature_store(path: Path | None = None) -> Iterator[FeatureStore]:
         if isinstance(store.registry, SqlRegistry):
             for engine in {store.registry.read_engine, store.registry.write_engine}:
                 engine.dispose()
+
+
+def _keeping_connections(config: RepoConfig) -> RepoConfig:
+    """Let the registry's connections serve again and again.
+
+    The file has a new one made for each use, for the workers that `feast serve` forks. Nothing is forked here, and
+    Feast uses hundreds to register the definitions.
+    """
+    options = getattr(config.registry, "sqlalchemy_config_kwargs", {})
+    if options.get("pool_recycle") == 0:
+        options["pool_recycle"] = -1
+    return config
 
 
 def _connected(config: RepoConfig) -> FeatureStore:
