@@ -18,6 +18,8 @@ from pipeline.registry.ledger import RUNNING, Ledger, PastRun
 
 # How long a run takes, at most, from its start to the lock of its project.
 _START_SECONDS = 60
+# How long it takes, at most, from its last word in the ledger to the end of its lock.
+_ENDING_SECONDS, _ENDING_TRIES = 2.0, 10
 _BUSY = 75
 _OWN_VARIABLES = ("JWT_SECRET", "PROMETHEUS_MULTIPROC_DIR", "GATEWAY_RUNS_REGISTRY_URL")
 
@@ -40,7 +42,7 @@ class Runs:
             other = await self._reader.claim(run, _START_SECONDS, instead_of=other)
         if other:
             raise _busy(other)
-        is_busy, holder = await asyncio.to_thread(busy_run, self._store)
+        is_busy, holder = await self._busy_run()
         if is_busy:
             await self._reader.release()
             raise _busy(str(holder) if holder else None)
@@ -58,6 +60,18 @@ class Runs:
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
         return run
+
+    async def _busy_run(self) -> tuple[bool, uuid.UUID | None]:
+        """Return what `busy_run` does, after a while where nobody in the ledger has the lock: the last run lets it go.
+
+        Who has read there that it is over may ask for the next one before that.
+        """
+        for _ in range(_ENDING_TRIES):
+            found = await asyncio.to_thread(busy_run, self._store)
+            if found != (True, None):
+                break
+            await asyncio.sleep(_ENDING_SECONDS / _ENDING_TRIES)
+        return found
 
     async def outcome(self, run: uuid.UUID) -> RunOutcome:
         """Return what became of a run; raises `ApiError` 404 where nobody knows it."""

@@ -22,10 +22,11 @@ from dev.servers import PostgresServer, RedisServer, free_port
 from gateway.app import PREFIX
 from pipeline import REPOSITORY
 from pipeline.base.views import VIEW_NAMES
+from pipeline.registry.lock import lock_key
 from tests.commands import process, wait_until, waiting_for_a_table
 from tests.dcmms import TENANT, asset_key
 from tests.gateways import SECRET, Client, token
-from tests.production import Production
+from tests.production import REGISTRY, Production
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
 
 MEMORY_OF_AN_ATTACK = 100e6
@@ -108,7 +109,10 @@ def test_a_run_is_started_watched_and_told_of(
         assert SECRET not in log
         with Redis(port=production.redis.port) as client:  # as of a gateway that died before its run was over
             client.hset("gateway:starting:dcmms", "text", run)
-        next_one = admin.post("/materialize")
+        with closing(production.admin(REGISTRY)) as ending, ending.cursor() as cursor:  # it has said its last word
+            cursor.execute("select pg_advisory_lock(%s)", [lock_key("dcmms")])
+            threading.Timer(0.5, cursor.execute, ["select pg_advisory_unlock_all()"]).start()
+            next_one = admin.post("/materialize")
         assert next_one.status_code == 202, next_one.text
         wait_until(
             lambda: admin.get(f"/materialize/{next_one.json()['runId']}").json()["status"] == "done",
