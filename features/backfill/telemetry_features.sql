@@ -34,7 +34,7 @@ buckets as (
         toUInt16(intDiv(age - 1, 86400)) as day,
         -- whether it ends in the next ones
         modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
-    from (:telemetry_buckets)
+    from (:telemetry_sums)
 ),
 
 -- days, then windows of days: the rows of all instants at once --------------------------------------------------------

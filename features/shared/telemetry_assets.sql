@@ -38,58 +38,50 @@ select
     argMinIf((mean_1d, std_1d, z_1d), metric, quantity = 'frequency') as frequency_1d
 from (
     select
-        asset_id,
-        days_ago,
-        metric,
-        newest_start,
-        rows_7d,
-        rows_30d,
-        anomalies_7d,
-        anomalies_30d,
-        anomalies_90d,
-        buckets_1d,
-        stopped_1d,
-        buckets_7d,
-        buckets_30d,
-        buckets_90d,
-        cells_7d,
-        min_7d,
-        max_7d,
-        -- the quantity of which something was measured in the 90 d
-        if(metric > 0 and buckets_90d > 0, metrics.quantities[metric], '') as quantity,
-        nullIf(samples_1d, 0) as weight_1d,
-        nullIf(samples_7d, 0) as weight_7d,
-        nullIf(samples_29d, 0) as weight_29d,
-        nullIf(samples_30d, 0) as weight_30d,
-        units_7d[1] * units.small + units_7d[2] * units.tiny as average_sum_7d,
-        units_30d[1] * units.small + units_30d[2] * units.tiny as average_sum_30d,
-        units_7d[3] * units.large + units_7d[4] * units.small + units_7d[5] * units.tiny as total_7d,
-        units_30d[3] * units.large + units_30d[4] * units.small + units_30d[5] * units.tiny as total_30d,
-        units_1d[1] * units.large + units_1d[2] * units.small + units_1d[3] * units.tiny as total_1d,
-        units_29d[1] * units.large + units_29d[2] * units.small + units_29d[3] * units.tiny as total_29d,
-        units_1d[4] * units.huge + units_1d[5] * units.large + units_1d[6] * units.small
-        + units_1d[7] * units.tiny as squares_1d,
-        units_29d[4] * units.huge + units_29d[5] * units.large + units_29d[6] * units.small
-        + units_29d[7] * units.tiny as squares_29d,
-        units_7d[6] * units.huge + units_7d[7] * units.large + units_7d[8] * units.small
-        + units_7d[9] * units.tiny as squares_7d,
-        units_30d[6] * units.huge + units_30d[7] * units.large + units_30d[8] * units.small
-        + units_30d[9] * units.tiny as squares_30d,
-        -- mean and pooled population standard deviation, weighted by samples; NULL without samples
-        total_1d / weight_1d as mean_1d,
-        total_7d / weight_7d as mean_7d,
-        total_29d / weight_29d as mean_29d,
-        total_30d / weight_30d as mean_30d,
-        -- greatest() of newer engines passes over NULL
-        if(weight_1d > 0, sqrt(greatest(squares_1d / weight_1d - mean_1d * mean_1d, 0)), null) as std_1d,
-        if(weight_7d > 0, sqrt(greatest(squares_7d / weight_7d - mean_7d * mean_7d, 0)), null) as std_7d,
-        if(weight_30d > 0, sqrt(greatest(squares_30d / weight_30d - mean_30d * mean_30d, 0)), null) as std_30d,
-        if(weight_29d > 0, sqrt(greatest(squares_29d / weight_29d - mean_29d * mean_29d, 0)), null) as std_29d,
+        *,
         if(
             buckets_29d >= enough_buckets and std_29d > smallest_deviation * abs(mean_29d),
             abs(mean_1d - mean_29d) / std_29d,
             null
         ) as z_1d
-    from series
+    from (
+        select
+            *,
+            -- mean and pooled population standard deviation, weighted by samples; NULL without samples
+            total_1d / weight_1d as mean_1d,
+            total_7d / weight_7d as mean_7d,
+            total_29d / weight_29d as mean_29d,
+            total_30d / weight_30d as mean_30d,
+            -- greatest() of newer engines passes over NULL
+            if(weight_1d > 0, sqrt(greatest(squares_1d / weight_1d - mean_1d * mean_1d, 0)), null) as std_1d,
+            if(weight_7d > 0, sqrt(greatest(squares_7d / weight_7d - mean_7d * mean_7d, 0)), null) as std_7d,
+            if(weight_30d > 0, sqrt(greatest(squares_30d / weight_30d - mean_30d * mean_30d, 0)), null) as std_30d,
+            if(weight_29d > 0, sqrt(greatest(squares_29d / weight_29d - mean_29d * mean_29d, 0)), null) as std_29d
+        from (
+            select
+                *,
+                -- the quantity of which something was measured in the 90 d
+                if(metric > 0 and buckets_90d > 0, metrics.quantities[metric], '') as quantity,
+                nullIf(samples_1d, 0) as weight_1d,
+                nullIf(samples_7d, 0) as weight_7d,
+                nullIf(samples_29d, 0) as weight_29d,
+                nullIf(samples_30d, 0) as weight_30d,
+                units_7d[1] * units.small + units_7d[2] * units.tiny as average_sum_7d,
+                units_30d[1] * units.small + units_30d[2] * units.tiny as average_sum_30d,
+                units_7d[3] * units.large + units_7d[4] * units.small + units_7d[5] * units.tiny as total_7d,
+                units_30d[3] * units.large + units_30d[4] * units.small + units_30d[5] * units.tiny as total_30d,
+                units_1d[1] * units.large + units_1d[2] * units.small + units_1d[3] * units.tiny as total_1d,
+                units_29d[1] * units.large + units_29d[2] * units.small + units_29d[3] * units.tiny as total_29d,
+                units_1d[4] * units.huge + units_1d[5] * units.large + units_1d[6] * units.small
+                + units_1d[7] * units.tiny as squares_1d,
+                units_29d[4] * units.huge + units_29d[5] * units.large + units_29d[6] * units.small
+                + units_29d[7] * units.tiny as squares_29d,
+                units_7d[6] * units.huge + units_7d[7] * units.large + units_7d[8] * units.small
+                + units_7d[9] * units.tiny as squares_7d,
+                units_30d[6] * units.huge + units_30d[7] * units.large + units_30d[8] * units.small
+                + units_30d[9] * units.tiny as squares_30d
+            from series
+        )
+    )
 )
 group by asset_id, days_ago

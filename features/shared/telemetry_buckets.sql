@@ -1,4 +1,4 @@
--- telemetry_buckets: buckets with what is added up of them.
+-- telemetry_buckets: buckets, and what of each means something.
 --
 -- grain       one row per bucket
 -- source      stored, of the query around: buckets, each once
@@ -6,7 +6,6 @@
 
 with
 (:telemetry_metrics) as metrics,
-(:telemetry_units) as units,
 -- a larger average does not fit into the units, and means nothing
 1e15 as limit_average,
 1e28 as limit_total,
@@ -33,19 +32,5 @@ select
     is_measured and abs(max_value) <= largest_float32 as has_max,
     if(is_measured, avg_value, 0) as average,
     if(abs(sum_value) < limit_total, sum_value, samples * average) as total,
-    if(abs(stddev_value) < limit_average, stddev_value, 0) as deviation,
-    samples * (deviation * deviation + average * average) as squares,
-    -- how many of each unit
-    toInt64(average * (1 / units.small)) as average_small,
-    toInt64((average - average_small * units.small) * (1 / units.tiny)) as average_tiny,
-    toInt64(total * (1 / units.large)) as total_large,
-    total - total_large * units.large as total_rest,
-    toInt64(total_rest * (1 / units.small)) as total_small,
-    toInt64((total_rest - total_small * units.small) * (1 / units.tiny)) as total_tiny,
-    toInt64(squares * (1 / units.huge)) as squares_huge,
-    squares - squares_huge * units.huge as squares_rest,
-    toInt64(squares_rest * (1 / units.large)) as squares_large,
-    squares_rest - squares_large * units.large as squares_rest_2,
-    toInt64(squares_rest_2 * (1 / units.small)) as squares_small,
-    toInt64((squares_rest_2 - squares_small * units.small) * (1 / units.tiny)) as squares_tiny
+    if(abs(stddev_value) < limit_average, stddev_value, 0) as deviation
 from stored

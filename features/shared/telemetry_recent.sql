@@ -58,5 +58,5 @@ select
     ] as unit_counts_29d,
     0 as older_anomaly_sum,
     0 as older_bucket_count
-from (:telemetry_buckets)
+from (:telemetry_sums)
 group by tenant_id, asset_id, metric_name
