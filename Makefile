@@ -34,7 +34,7 @@ load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 
 	@$(BIN)/python -m dev load $(ARGS)
 
 test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
-	@$(PYTEST) --ignore tests/faults --ignore tests/production --ignore tests/test_time_zones.py $(ARGS)
+	@$(PYTEST) --ignore tests/faults --ignore tests/production --ignore tests/walkthroughs --ignore tests/test_time_zones.py $(ARGS)
 
 # 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
 test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
@@ -51,8 +51,8 @@ test-production: $(INSTALLED) .venv-httpfs/.installed ## what a fleet owner depl
 	@rm -rf .venv-httpfs
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --target .venv-httpfs -r $< && touch $@
 
-test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter
-	@WALKTHROUGH=1 $(BIN)/python -m pytest tests/test_adding.py
+test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter, amid a history too; run the notebook
+	@$(PYTEST) tests/walkthroughs $(ARGS)
 
 test-client: $(INSTALLED) ## generate clients/typescript anew, compile it and let it ask a gateway; needs npm's registry
 	@CLIENT=1 $(BIN)/python -m pytest tests/test_client.py tests/test_gateway.py -k client

@@ -9,7 +9,7 @@ import pytest
 
 from dev.servers import PostgresServer, RedisServer
 from tests import readme
-from tests.test_adding import SNAPSHOT, copied_to, loaded, patch, run, section
+from tests.walkthroughs.test_adding import SNAPSHOT, copied_to, loaded, patch, run, section
 
 NEW = "days_since_registration"
 # After the README's example, in the same process: what a row of each day knows of the new column, by stock Feast.

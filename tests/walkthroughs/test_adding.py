@@ -23,12 +23,7 @@ PAGE = (REPOSITORY / "docs/adding-a-feature.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNAPSHOT = "snapshot_date=2026-01-01/20260101T000000Z.parquet"
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        "WALKTHROUGH" not in os.environ, reason="each example runs tests of its own: make test-walkthrough"
-    ),
-]
+pytestmark = pytest.mark.timeout(900)
 
 
 def section(title: str) -> list[tuple[str, str]]:
