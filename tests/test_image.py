@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dev.servers import free_port
@@ -118,7 +119,9 @@ def test_the_image_does_what_the_repository_does(container: str, production: Pro
         try:
             answer = asked(port, {"features": ["asset_features:health_score"], "entities": {"asset_id": ["nobody"]}})
         finally:
-            server.terminate()
+            # buildah alone would leave it behind.
+            for process in reversed(psutil.Process(server.pid).children(recursive=True)):
+                process.terminate()
     assert answer["metadata"]["feature_names"] == ["asset_id", "health_score"]
 
 
