@@ -99,6 +99,12 @@ def test_whatever_is_in_single_quotes(texts: list[str]) -> None:
         assert file_values().items() <= of_a_shell(path).items()
 
 
+@pytest.mark.parametrize("host", ["%2Fvar%2Frun%2Fpostgresql", "%40abstract", "", "postgres.example.", "[::1]:5432"])
+def test_what_libpq_takes_for_a_host_is_one(file: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://feature_store@{host}/dcmms")
+    assert host in load_settings().database_url.get_secret_value()
+
+
 @pytest.mark.parametrize("seconds", ["inf", "nan", "1e18"])
 def test_a_time_limit_beyond_every_timer_is_a_wrong_option(file: Path, seconds: str) -> None:
     result = invoke("--timeout", seconds, "--dry-run")

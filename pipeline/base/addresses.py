@@ -16,10 +16,10 @@ from pipeline.base.errors import keep_secret
 _ESCAPES = "in a password write @ : / ? # [ ] % and a blank as %40 %3A %2F %3F %23 %5B %5D %25 %20"
 _USER = r"(?:[^@:/?#\[\]\s]*(?::(?P<password>[^@/?#\[\]\s]*))?@)?"
 _PORT = r"(?:6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
-# Longer labels, and empty ones, are what Python's sockets raise UnicodeError for.
+# Longer labels, and empty ones, are what Python's sockets raise UnicodeError for. A socket begins with an escape.
 _NAME = r"[\w-]{1,63}(?:\.[\w-]{1,63})*\.?"
 _IPV6 = r"\[[\da-fA-F:.]+\]"
-_HOST = rf"(?:{_IPV6}|{_NAME}|%2[fF][\w.%-]*)?(?::{_PORT})?"
+_HOST = rf"(?:{_IPV6}|{_NAME}|%[\w.%-]*)?(?::{_PORT})?"
 _POSTGRES = re.compile(
     rf"postgres(?:ql)?(?:\+\w+)?://{_USER}{_HOST}(?:,{_HOST})*/[^@/?#\s]+(?:\?(?P<query>[^#\s]*))?", re.ASCII
 )
