@@ -53,48 +53,20 @@ series as (
         sumForEach(unit_counts_7d) as units_7d,
         sumForEach(unit_counts_30d) as units_30d,
         sumForEach(unit_counts_1d) as units_1d,
-        sumForEach(unit_counts_29d) as units_29d
-    from (
-        select *
-        from (
-            with
-            start_30d as oldest,
-            last_start as newest,
-            stored as (:telemetry_alone)
-
-            select * from (:telemetry_recent)
-        )
-        union all
-        select *
-        from (
-            with
-            start_30d as oldest,
-            last_start as newest,
-            stored as (:telemetry_once)
-
-            select * from (:telemetry_recent)
-        )
-        union all
-        select *
-        from (
-            with
-            first_start as oldest,
-            start_30d - 1 as newest,
-            stored as (:telemetry_alone)
-
-            select * from (:telemetry_older)
-        )
-        union all
-        select *
-        from (
-            with
-            first_start as oldest,
-            start_30d - 1 as newest,
-            stored as (:telemetry_once)
-
-            select * from (:telemetry_older)
-        )
-    )
+        sumForEach(unit_counts_29d) as units_29d,
+        -- of power, by which availability is judged
+        cast(
+            (
+                metric,
+                groupUniqArrayArray(power_sites),
+                maxForEach(power_peaks),
+                groupArrayArray(power_starts),
+                groupArrayArray(power_averages)
+            ),
+            'Tuple(metric UInt8, sites Array(String), peaks Array(Nullable(Float64)), starts Array(UInt32),
+                averages Array(Float64))'
+        ) as power_series
+    from (:telemetry_parts)
     group by asset_id, metric_name
 ),
 

@@ -14,7 +14,7 @@ from features.services import predictive_maintenance_v1
 from pipeline import REPOSITORY
 from pipeline.base.specs import SERVICES, SPECS, TIMESTAMP, VIEWS, snapshot_schema
 from pipeline.sources.extract import query_of
-from pipeline.sources.telemetry import query_parameters
+from pipeline.sources.telemetry import POWER_BY_NAME, query_parameters
 from tests.dcmms import Dcmms, T
 
 _TYPES = {"String": String, "Int32": Int32, "Float32": Float32, "Float64": Float64}
@@ -172,9 +172,10 @@ def columns_of_postgres(dcmms: Dcmms, view: str) -> list[tuple[str, pa.DataType]
 
 
 def columns_of_clickhouse(dcmms: Dcmms, view: str) -> list[tuple[str, pa.DataType]]:
-    """Return name and type of the columns of the SQL of `view`, in its order; nullable as the others."""
+    """Return name and type of the columns of the SQL of `view` but for power, in its order; nullable as the others."""
     parameters = query_parameters(T, [0], 3600, [])
-    rows = dcmms.clickhouse.query(f"describe ({query_of(view)})", parameters=parameters).result_rows
+    *rows, power = dcmms.clickhouse.query(f"describe ({query_of(view)})", parameters=parameters).result_rows
+    assert power[0] == POWER_BY_NAME.name
     return [(name, _CLICKHOUSE[re.sub(r"^Nullable\((.*)\)$", r"\1", kind)]) for name, kind, *_ in rows]
 
 

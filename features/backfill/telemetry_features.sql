@@ -19,23 +19,7 @@ toDateTime(as_of.ceiling - (90 + arrayMax({offsets:Array(UInt16)})) * 86400, 'UT
 toDateTime(as_of.floor - {bucket_seconds:UInt32}, 'UTC') as newest,
 false as only_power,
 
-stored as (
-    select * from (:telemetry_alone)
-    union all
-    select * from (:telemetry_once)
-),
-
-buckets as (
-    select
-        *,
-        -- seconds from the start of the bucket to the last instant
-        as_of.ceiling - toUInt32(time_bucket) as age,
-        -- the 24 h, counted back from the last instant, in which it starts: 0, 1, 2, ...
-        toUInt16(intDiv(age - 1, 86400)) as day,
-        -- whether it ends in the next ones
-        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
-    from (:telemetry_sums)
-),
+stored as (:telemetry_stored),
 
 -- days, then windows of days: the rows of all instants at once --------------------------------------------------------
 
@@ -63,7 +47,7 @@ days as (
             sumIf(squares_huge, is_measured), sumIf(squares_large, is_measured),
             sumIf(squares_small, is_measured), sumIf(squares_tiny, is_measured)
         ] as day_units
-    from buckets
+    from (:telemetry_sums)
     group by asset_id, metric, day, straddles
 ),
 
@@ -110,7 +94,8 @@ series as (
         sumForEachIf(day_units, back < 30) as units_30d,
         -- of the totals and the squares alone
         sumForEachIf(arraySlice(day_units, 3), back = 0) as units_1d,
-        sumForEachIf(arraySlice(day_units, 3), in_29d) as units_29d
+        sumForEachIf(arraySlice(day_units, 3), in_29d) as units_29d,
+        0 as power_series  -- telemetry_power gives it
     from days_of_instants
     group by asset_id, metric, days_ago
 ),

@@ -4,7 +4,7 @@
 -- grain       one row per asset and instant
 -- source      series, of the query around: one row per asset, metric and instant (days_ago), with the counts of rows,
 --             anomalies, measured buckets, their cells and samples of the windows, and the units of their sums, of the
---             averages, the totals and the squares, the largest unit first
+--             averages, the totals and the squares, the largest unit first; power_series, passed on
 -- owner       ml-platform@dcmms.example
 
 with
@@ -23,6 +23,7 @@ select
     if(sum(rows_7d) > 0 and sum(anomalies_7d) <= 2147483647, sum(anomalies_7d), null) as all_anomalies_7d,
     if(sum(rows_30d) > 0 and sum(anomalies_30d) <= 2147483647, sum(anomalies_30d), null) as all_anomalies_30d,
     if(sum(anomalies_90d) <= 2147483647, sum(anomalies_90d), null) as all_anomalies_90d,
+    groupArrayIf(power_series, quantity = 'power') as power_by_name,
     argMinIf((mean_7d, std_7d, min_7d, max_7d, mean_30d, std_30d), metric, quantity = 'power') as power,
     argMinIf(
         (buckets_7d, buckets_30d, average_sum_7d, average_sum_30d, buckets_90d, cells_7d), metric, quantity = 'power'

@@ -1,7 +1,8 @@
 -- telemetry_buckets: buckets, and what of each means something.
 --
 -- grain       one row per bucket
--- source      stored, of the query around: buckets, each once
+-- source      stored and as_of, of the query around: buckets, each once, and the last instant
+-- parameters  bucket_seconds: the width of a bucket
 -- owner       ml-platform@dcmms.example
 
 with
@@ -20,6 +21,12 @@ select
     toUInt8(transform(metric_name, metrics.names, arrayEnumerate(metrics.names), 0)) as metric,
     time_bucket,
     cell,
+    -- seconds from its start to the last instant
+    as_of.ceiling - toUInt32(time_bucket) as age,
+    -- the 24 h, counted back from the last instant, in which it starts: 0, 1, 2, ...
+    toUInt16(intDiv(age - 1, 86400)) as day,
+    -- whether it ends in the next ones
+    modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles,
     count as samples,
     -- a bucket without samples or without a finite average is missing for its metric
     samples > 0 and abs(avg_value) < limit_average as is_measured,

@@ -16,15 +16,6 @@ select
     ) as early_peaks,
     groupArrayIf(time_bucket, is_measured and time_bucket >= start_30d) as starts,
     groupArrayIf(avg_value, is_measured and time_bucket >= start_30d) as averages
-from (
-    select
-        *,
-        -- seconds from the start of the bucket to the last instant
-        as_of.ceiling - toUInt32(time_bucket) as age,
-        toUInt16(intDiv(age - 1, 86400)) as day,
-        -- whether it ends in the next day
-        modulo(age - 1, 86400) + 1 < {bucket_seconds:UInt32} + as_of.ceiling - as_of.floor as straddles
-    from (:telemetry_buckets)
-)
+from (:telemetry_buckets)
 group by tenant_id, asset_id, metric_name, site_id
 having countIf(is_measured) > 0

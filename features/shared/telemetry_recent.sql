@@ -2,7 +2,7 @@
 --
 -- grain       one row per tenant, asset and metric; the groups are in the order of the table, so that ClickHouse, where
 --             it reads it in that order, needs no hash table
--- source      stored, of the query around: buckets of the last 30 d, each once; start_1d, start_7d, last_start_29d
+-- source      stored, of the query around: buckets of the last 30 d, each once; as_of, start_1d, start_7d, last_start_29d
 -- owner       ml-platform@dcmms.example
 
 with
@@ -10,7 +10,8 @@ with
 is_measured and time_bucket >= start_1d as in_1d,
 is_measured and time_bucket >= start_7d as in_7d,
 -- the 29 d before the last one: a bucket that reaches into that counts in neither
-is_measured and time_bucket <= last_start_29d as in_29d
+is_measured and time_bucket <= last_start_29d as in_29d,
+is_measured and metric between 1 and length(metrics.power_names) as is_power
 
 select
     asset_id,
@@ -31,7 +32,7 @@ select
     sumIf(samples, is_measured) as sample_count_30d,
     minOrNullIf(min_value, has_min and time_bucket >= start_7d) as smallest_7d,
     maxOrNullIf(max_value, has_max and time_bucket >= start_7d) as largest_7d,
-    groupUniqArrayIf(cell, in_7d and metric between 1 and length(metrics.power_names)) as power_cells_7d,
+    groupUniqArrayIf(cell, is_power and time_bucket >= start_7d) as power_cells_7d,
     -- of the averages, the totals and the squares: how many of each unit, the largest first
     [
         sumIf(average_small, in_7d), sumIf(average_tiny, in_7d),
@@ -57,6 +58,10 @@ select
         sumIf(squares_small, in_29d), sumIf(squares_tiny, in_29d)
     ] as unit_counts_29d,
     0 as older_anomaly_sum,
-    0 as older_bucket_count
+    0 as older_bucket_count,
+    groupUniqArrayIf(site_id, is_power) as power_sites,
+    maxOrNullIfResample(0, 90, 1)(avg_value, is_power, day) as power_peaks,  -- noqa: LT01
+    groupArrayIf(toUInt32(time_bucket), is_power) as power_starts,
+    groupArrayIf(avg_value, is_power) as power_averages
 from (:telemetry_sums)
 group by tenant_id, asset_id, metric_name

@@ -1,4 +1,4 @@
--- telemetry_rows: the features, of the types and in the order of their two views.
+-- telemetry_rows: the features, of the types and in the order of their two views, and the power of the asset.
 --
 -- grain       one row per asset and instant
 -- source      assets, of the query around: one row per asset and instant (days_ago), as telemetry_assets gives them
@@ -102,5 +102,6 @@ select
         if(assets.power_1d.4 > 0, assets.power_1d.5 * {bucket_seconds:UInt32} / 3600, null)
     ) as zero_power_hours_1d,
     -- the newest fact that this row rests on
-    toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at
+    toDateTime64(assets.newest_bucket, 6, 'UTC') + {bucket_seconds:UInt32} as newest_source_at,
+    assets.power_by_name
 from assets

@@ -13,7 +13,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.shard import Shard
 from pipeline.base.specs import SPECS, TIMESTAMP, snapshot_schema
 from pipeline.sources.postgres import PostgresSource
-from pipeline.sources.queries import query_text
+from pipeline.sources.queries import NOTHING, query_text
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ def views_to_read(views: Sequence[str], engine: str) -> list[str]:
     return [name for name, spec in SPECS.items() if name in wanted and spec.engine == engine]
 
 
-def query_of(view: str) -> str:
-    """Return the SQL that extracts `view`, as its definition's tag `sql` names it."""
-    return query_text(REPOSITORY / SPECS[view].definition.tags["sql"])
+def query_of(view: str, in_place_of: Mapping[str, str] = NOTHING) -> str:
+    """Return the SQL that extracts `view`, as its definition's tag `sql` names it, with fragments as `query_text`."""
+    return query_text(REPOSITORY / SPECS[view].definition.tags["sql"], in_place_of)
 
 
-def backfill_query_of(view: str) -> str:
+def backfill_query_of(view: str, in_place_of: Mapping[str, str] = NOTHING) -> str:
     """Return the SQL that extracts a ClickHouse `view` for many instants at little more than the cost of one."""
-    return query_text(REPOSITORY / "features" / "backfill" / f"{view}.sql")
+    return query_text(REPOSITORY / "features" / "backfill" / f"{view}.sql", in_place_of)
 
 
 def read_postgres(

@@ -22,7 +22,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.specs import SPECS, TIMESTAMP
 from pipeline.sources.clickhouse import ClickHouseSource
 from pipeline.sources.extract import backfill_query_of, query_of
-from pipeline.sources.queries import FRAGMENTS, query_text
+from pipeline.sources.queries import FRAGMENTS, NOTHING, query_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,21 @@ ROWS_OF_SITES = query_text(_SQL / "rows_of_sites.sql")
 SURVEY = query_text(_SQL / "telemetry_survey.sql")
 NARROW_ASSETS = query_text(_SQL / "narrow_assets.sql")
 POWER_SQL = query_text(FRAGMENTS / "telemetry_power.sql")
+# What the SQL of one instant says of power, of each name that an asset has reported, in the columns of `POWER`.
+POWER_BY_NAME = pa.field(
+    "power_by_name",
+    pa.list_(
+        pa.struct(
+            [
+                POWER.field("metric"),
+                pa.field("sites", pa.list_(pa.string())),
+                *map(POWER.field, ("peaks", "starts", "averages")),
+            ]
+        )
+    ),
+)
+# Where no bucket is stored twice, ClickHouse need not understand what would become of copies.
+_WITHOUT_COPIES = {"telemetry_parts": "telemetry_parts_alone", "telemetry_stored": "telemetry_alone"}
 _BUCKET_GAPS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("gaps", "series", "narrower", "matching", "typical")])
 _ROWS_OF_SITES_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("row_count", pa.int64())])
 _SURVEY_SCHEMA = pa.schema([("row_count", pa.int64()), ("blocks_with_copies", pa.list_(pa.int64()))])
@@ -148,11 +163,41 @@ def query_parameters(
 
 def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any]) -> pa.Table:
     """Return the rows of some sites, or of all."""
-    query = query_of(view) if parameters["offsets"] == [0] else backfill_query_of(view)
-    rows = source.stream(query, parameters, SPECS[view].extracted_schema)
-    if COLUMNS[0] not in SPECS[view].computed:
-        return rows
-    return _with_availabilities(rows, source.stream(POWER_SQL, parameters, POWER), parameters)
+    fragments = NOTHING if parameters["blocks_with_copies"] else _WITHOUT_COPIES
+    schema = SPECS[view].extracted_schema
+    is_judged = COLUMNS[0] in SPECS[view].computed
+    if parameters["offsets"] != [0]:
+        rows = source.stream(backfill_query_of(view, fragments), parameters, schema)
+        return _with_availabilities(rows, _read_power(source, parameters), parameters) if is_judged else rows
+    if not is_judged:
+        return source.stream(query_of(view, fragments), parameters, schema)
+    rows = source.stream(query_of(view, fragments), parameters, schema.append(POWER_BY_NAME))
+    power = _power_of(rows, source, parameters)
+    return _with_availabilities(rows.select(schema.names), power, parameters)
+
+
+def _read_power(source: ClickHouseSource, parameters: Mapping[str, Any]) -> pa.Table:
+    return source.stream(POWER_SQL, parameters, POWER)
+
+
+def _power_of(rows: pa.Table, source: ClickHouseSource, parameters: Mapping[str, Any]) -> pa.Table:
+    """Return the `POWER` in `rows` of one instant.
+
+    They do not say which of it was at which of the sites of an asset that has moved: its sites are read again.
+    """
+    by_name = rows[POWER_BY_NAME.name].combine_chunks()
+    power = pa.Table.from_struct_array(by_name.flatten())
+    power = power.append_column("asset", rows["asset_id"].take(pc.list_parent_indices(by_name)))
+    # no bucket that is read ends after the only instant
+    power = power.append_column("early_peaks", power["peaks"])
+    moved = power.filter(pc.greater(pc.list_value_length(power["sites"]), 1))
+    assets, sites = pc.unique(moved["asset"]), pc.unique(pc.list_flatten(moved["sites"]))
+    stayed = power.filter(pc.invert(pc.is_in(power["asset"], value_set=assets)))
+    stayed = stayed.append_column("site", pc.list_element(stayed["sites"], 0)).select(POWER.names).cast(POWER)
+    if not len(assets):
+        return stayed
+    at_sites = _read_power(source, {**parameters, "sites": sites.to_pylist()})
+    return pa.concat_tables([stayed, at_sites.filter(pc.is_in(at_sites["asset"], value_set=assets))])
 
 
 def _with_availabilities(rows: pa.Table, power: pa.Table, parameters: dict[str, Any]) -> pa.Table:
