@@ -5,10 +5,6 @@
 -- source      stored, of the query around: buckets before the last 30 d, each once; as_of
 -- owner       ml-platform@dcmms.example
 
-with
-(:telemetry_metrics) as metrics,
-is_measured and metric between 1 and length(metrics.power_names) as is_power
-
 select
     asset_id,
     metric_name,
@@ -35,8 +31,9 @@ select
     [] as unit_counts_29d,
     sum(anomaly_count) as older_anomaly_sum,
     countIf(is_measured) as older_bucket_count,
-    groupUniqArrayIf(site_id, is_power) as power_sites,
-    maxOrNullIfResample(0, 90, 1)(avg_value, is_power, day) as power_peaks,  -- noqa: LT01
+    -- of any metric: telling power apart would cost more
+    groupUniqArrayIf(site_id, is_measured) as power_sites,
+    maxOrNullIfResample(0, 90, 1)(avg_value, is_measured, day) as power_peaks,  -- noqa: LT01
     [] as power_starts,
     [] as power_averages
 from (:telemetry_buckets)
