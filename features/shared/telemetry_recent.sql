@@ -2,7 +2,8 @@
 --
 -- grain       one row per tenant, asset and metric; the groups are in the order of the table, so that ClickHouse, where
 --             it reads it in that order, needs no hash table
--- source      stored, of the query around: buckets of the last 30 d, each once; as_of, start_1d, start_7d, last_start_29d
+-- source      stored, of the query around: buckets of the last 30 d, each once; as_of, start_1d, start_7d and
+--             last_start_29d
 -- owner       ml-platform@dcmms.example
 
 with
