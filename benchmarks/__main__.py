@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from benchmarks.backfill import measure_backfill
 from benchmarks.cluster import measure_cluster
 from benchmarks.extraction import measure_fleets
 from benchmarks.history import measure_history
@@ -27,6 +28,7 @@ SIZES = {
     "publishing": "entities",
     "cluster": None,
     "fleets": "assets",
+    "backfill": None,
     "serving": None,
     "reads": None,
     "history": None,
@@ -93,6 +95,7 @@ def main(
             "publishing": lambda: measure_publishing({n: _runs(runs, n) for n in entities}, say),
             "cluster": lambda: measure_cluster(say),
             "fleets": lambda: measure_fleets(list(assets), runs, say),
+            "backfill": lambda: measure_backfill(400, 455, 20_000, 10_000, 365, runs, say),
             "serving": lambda: measure_serving(serve_seconds, say),
             "history": lambda: measure_history(say),
             "reads": lambda: measure_reads(read_seconds, say),

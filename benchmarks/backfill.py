@@ -10,8 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -49,6 +48,55 @@ print(json.dumps({"seconds": seconds, "cpu": cpu, "gigabytes": int(peak.split()[
 """
 
 
+def measure_backfill(
+    assets: int, days: int, work_orders: int, alerts: int, instants: int, runs: int, say: Callable[[str], None]
+) -> list[dict]:
+    """Return a record per set of views and number of instants: seconds, CPU seconds and gigabytes.
+
+    Of the single runs it is the median.
+    """
+    records = []
+    with tempfile.TemporaryDirectory() as name, PostgresServer(Path(name) / "postgres", free_port()) as postgres:
+        ensure_database(postgres.admin_url, "dcmms", "dcmms")
+        environment = {
+            "DATABASE_URL": postgres.url("dcmms", "dcmms"),
+            "CLICKHOUSE_DSN": f"chdb://{name}/clickhouse",
+            "FEATURE_STORE_ENV_FILE": os.devnull,
+        }
+        say(f"loading {assets:,} assets, {days} days: {assets * days * 120:,} telemetry rows")
+        load_large_fleet(
+            environment["DATABASE_URL"],
+            environment["CLICKHOUSE_DSN"],
+            assets=assets,
+            days=days,
+            work_orders=work_orders,
+            alerts=alerts,
+        )
+        for title, views in (("version 1", OF_VERSION_1), ("all", VIEW_NAMES)):
+            data = Path(name) / title
+            say(f"{title}: {runs} single runs")
+            singles = [_measure(1, data / f"single{run}", environment, views) for run in range(runs)]
+            say(f"{title}: backfill of {instants} instants")
+            year = _measure(instants, data / "backfill", environment, views)
+            single = {key: statistics.median(each[key] for each in singles) for key in singles[0]}
+            for count, found in ((1, single), (instants, year)):
+                records.append({"assets": assets, "days": days, "views": title, "instants": count, **found})
+    return records
+
+
+def backfill_table(records: list[dict]) -> list[list[str]]:
+    """Return head and rows: the records, and what the figures of many instants are to those of one."""
+    rows = [["views", "snapshots", "seconds", "CPU seconds", "peak memory"]]
+    for single, year in zip(records[::2], records[1::2], strict=True):
+        for found in (single, year):
+            figures = [f"{found[key]:.1f}" for key in ("seconds", "cpu")]
+            rows.append([found["views"], str(found["instants"]), *figures, f"{found['gigabytes']:.2f} GB"])
+        ratios = [f"{year[key] / single[key]:.1f}" for key in ("seconds", "cpu")]
+        rows.append([year["views"], f"{year['instants']} : 1", *ratios, ""])
+    ratio = records[3]["cpu"] / records[1]["cpu"]
+    return [*rows, ["all : version 1", str(records[3]["instants"]), "", f"{ratio:.2f}", ""]]
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--assets", default=4000, show_default=True)
 @click.option("--days", default=455, show_default=True, help="Of hourly telemetry of five metrics.")
@@ -59,38 +107,12 @@ print(json.dumps({"seconds": seconds, "cpu": cpu, "gigabytes": int(peak.split()[
 def main(assets: int, days: int, work_orders: int, alerts: int, instants: int, runs: int) -> None:
     """Measure a backfill of daily INSTANTS against the single run."""
     console = Console()
-    with tempfile.TemporaryDirectory() as name, PostgresServer(Path(name) / "postgres", free_port()) as postgres:
-        ensure_database(postgres.admin_url, "dcmms", "dcmms")
-        environment = {
-            "DATABASE_URL": postgres.url("dcmms", "dcmms"),
-            "CLICKHOUSE_DSN": f"chdb://{name}/clickhouse",
-            "FEATURE_STORE_ENV_FILE": os.devnull,
-        }
-        started = time.perf_counter()
-        with console.status(f"loading {assets:,} assets, {days} days"):
-            load_large_fleet(
-                environment["DATABASE_URL"],
-                environment["CLICKHOUSE_DSN"],
-                assets=assets,
-                days=days,
-                work_orders=work_orders,
-                alerts=alerts,
-            )
-        console.print(f"loaded {assets * days * 120:,} telemetry rows in {time.perf_counter() - started:.0f} s")
-        table = Table("views", "", "seconds", "CPU seconds", "peak memory, GB")
-        years: list[float] = []
-        for title, views in (("version 1", OF_VERSION_1), ("all", VIEW_NAMES)):
-            data = Path(name) / title
-            with console.status(f"{title}: single runs"):
-                singles = [_measure(1, data / f"single{run}", environment, views) for run in range(runs)]
-            with console.status(f"{title}: backfill of {instants} instants"):
-                year = _measure(instants, data / "backfill", environment, views)
-            single = {key: statistics.median(each[key] for each in singles) for key in singles[0]}
-            for what, found in ((f"one snapshot (median of {runs})", single), (f"{instants} daily snapshots", year)):
-                table.add_row(title, what, *(f"{found[key]:.2f}" for key in ("seconds", "cpu", "gigabytes")))
-            table.add_row(title, "ratio", *(f"{year[key] / single[key]:.1f}" for key in ("seconds", "cpu")))
-            years.append(year["cpu"])
-        table.add_row("all : version 1", f"{instants} daily snapshots", "", f"{years[1] / years[0]:.2f}")
+    with console.status("starting") as status:
+        say = status.update if console.is_terminal else console.print
+        head, *rows = backfill_table(measure_backfill(assets, days, work_orders, alerts, instants, runs, say))
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
