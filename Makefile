@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-wind up down load test test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
+.PHONY: help demo demo-wind up down load test test-operations test-properties test-faults test-production test-walkthrough test-client test-load bench docs client \
 	gateway deploy-tools test-airflow test-spark test-manifests image-test test-pages ui pictures contracts \
 	lint lint-python lint-layers lint-sql types lock clean
 
@@ -33,16 +33,20 @@ down: $(INSTALLED) ## stop them; the data stays in .local/
 load: up ## load the demo fleet into the local stack; ARGS="--assets 500 --days 120" for another one
 	@$(BIN)/python -m dev load $(ARGS)
 
-test: $(INSTALLED) ## all tests, on servers of their own; ARGS="-k asset" for some
-	@$(PYTEST) --ignore tests/faults --ignore tests/production --ignore tests/walkthroughs --ignore tests/test_time_zones.py $(ARGS)
+test: $(INSTALLED) ## features, snapshots, publishing, training: on servers of their own; ARGS="-k asset" for some
+	@$(PYTEST) --ignore tests/operations --ignore tests/faults --ignore tests/production --ignore tests/walkthroughs \
+		--ignore tests/test_time_zones.py $(ARGS)
+
+test-operations: $(INSTALLED) ## what operators and clients use: the commands, the gateway, the roles, what deploy/ holds
+	@$(PYTEST) tests/operations $(ARGS)
 
 # 200 generated fleets, or FLEETS=2000 for a night; and odd input for each option and setting.
 test-properties: $(INSTALLED) ## the features against an independent implementation; odd input for each option
 	@PROPERTY_FLEETS=$(or $(FLEETS),200) FUZZ_EXAMPLES=300 $(PYTEST) --dist worksteal -rP tests/test_properties.py tests/test_no_leak.py \
-		tests/test_time_zones.py tests/test_one_line.py
+		tests/test_time_zones.py tests/operations/test_one_line.py
 
 test-faults: $(INSTALLED) ## kill runs, rollbacks and compactions at each point, harm connections, servers, disk, clock, forks
-	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults tests/test_workers.py $(ARGS)
+	@FAULT_CAMPAIGN=1 $(PYTEST) tests/faults tests/operations/test_workers.py $(ARGS)
 
 test-production: $(INSTALLED) .venv-httpfs/.installed ## what a fleet owner deploys, on real servers: clusters, object stores, engines, schedulers
 	@$(PYTEST) tests/production $(ARGS)
@@ -55,10 +59,10 @@ test-walkthrough: $(INSTALLED) ## follow docs/adding-a-feature.md to the letter,
 	@$(PYTEST) tests/walkthroughs $(ARGS)
 
 test-client: $(INSTALLED) ## generate clients/typescript anew, compile it and let it ask a gateway; needs npm's registry
-	@CLIENT=1 $(BIN)/python -m pytest tests/test_client.py tests/test_gateway.py -k client
+	@CLIENT=1 $(BIN)/python -m pytest tests/operations/test_client.py tests/operations/test_gateway.py -k client
 
 test-load: $(INSTALLED) ## a minute of load on the gateway while snapshots are published, then a million requests; 15 minutes
-	@LOAD=1 $(BIN)/python -m pytest -s tests/test_gateway_load.py
+	@LOAD=1 $(BIN)/python -m pytest -s tests/operations/test_gateway_load.py
 
 test-manifests: .venv-deploy/.installed ## the Dockerfile, deploy/kubernetes and docker-compose.yml, by hadolint, checkov and others
 	@tests/manifests.sh .venv-deploy/bin
@@ -87,10 +91,10 @@ test-spark: $(INSTALLED) .venv-spark/.installed deploy-tools ## deploy/feature_s
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --target .venv-spark -r $< && touch $@
 
 image-test: $(INSTALLED) ## build the image by buildah, and run it; needs Debian's buildah and mmdebstrap, and root
-	@IMAGE=1 $(BIN)/python -m pytest tests/test_image.py
+	@IMAGE=1 $(BIN)/python -m pytest tests/operations/test_image.py
 
 test-pages: $(INSTALLED) ## the page of `report`, and those of `make ui`, in headless chromium, which Debian has
-	@PAGES=1 $(BIN)/python -m pytest tests/test_pages.py tests/test_ui.py
+	@PAGES=1 $(BIN)/python -m pytest tests/operations/test_pages.py tests/operations/test_ui.py
 
 ui: $(INSTALLED) ## Feast's pages on what is registered, on 127.0.0.1:8888; they can also edit and delete; ARGS="-p 8889"
 	@$(BIN)/python settings_file.py $(BIN)/feast ui -h 127.0.0.1 $(ARGS)

@@ -16,8 +16,8 @@ import yaml
 from pipeline import REPOSITORY
 from pipeline.base.views import VIEW_NAMES
 from pipeline.snapshots.files import newest_snapshot, snapshot_instant, snapshots_between
+from tests.operations.test_end_to_end import FEAST, run
 from tests.production import Production
-from tests.test_end_to_end import FEAST, run
 
 AIRFLOW = REPOSITORY / ".venv-airflow" / "bin" / "airflow"
 DAGS = REPOSITORY / "deploy" / "airflow"

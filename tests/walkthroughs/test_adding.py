@@ -16,8 +16,8 @@ import pytest
 from dev.servers import PostgresServer, RedisServer
 from dev.stack import ensure_database
 from pipeline import REPOSITORY
+from tests.operations.test_end_to_end import LOAD, ask, feature_server
 from tests.stores import write_feature_store_yaml
-from tests.test_end_to_end import LOAD, ask, feature_server
 
 PAGE = (REPOSITORY / "docs/adding-a-feature.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

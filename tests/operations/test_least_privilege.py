@@ -32,8 +32,8 @@ from pipeline.sources.telemetry import BUCKET_GAPS, ROWS_OF_SITES
 from tests import gateways
 from tests.commands import invoke
 from tests.dcmms import asset_key
+from tests.operations.test_end_to_end import feature_server
 from tests.production import DATABASE, PASSWORDS, REGISTRY, SQL, Production, clickhouse_statements, psql
-from tests.test_end_to_end import feature_server
 
 ASSETS, WORK_ORDERS, TELEMETRY = "asset_features", "work_order_features", "telemetry_features"
 

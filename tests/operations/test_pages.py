@@ -12,7 +12,7 @@ from dev.pages import CHROMIUM, screenshot
 from tests.commands import invoke
 from tests.dcmms import T
 from tests.made_up_history import change, with_values, write_history
-from tests.test_report import DRIFTS
+from tests.operations.test_report import DRIFTS
 
 pytestmark = pytest.mark.skipif("PAGES" not in os.environ, reason="takes a browser: `make test-pages`")
 

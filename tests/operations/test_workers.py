@@ -13,8 +13,8 @@ from sqlalchemy import text
 from dev.servers import PostgresServer, RedisServer
 from pipeline import REPOSITORY
 from pipeline.registry.feast_store import open_feature_store, registry_engine
+from tests.operations.test_end_to_end import ask, feature_server, run
 from tests.stores import apply_definitions, write_feature_store_yaml
-from tests.test_end_to_end import ask, feature_server, run
 
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
 

@@ -26,7 +26,7 @@ from dev.servers import PostgresServer, RedisServer, free_port
 from dev.stack import ensure_database
 from gateway.app import PREFIX
 from tests.gateways import Client, token
-from tests.test_gateway_process import gateway
+from tests.operations.test_gateway_process import gateway
 
 SECONDS = float(os.environ.get("LOAD_SECONDS", "60"))
 REQUESTS = int(os.environ.get("LOAD_REQUESTS", "1000000"))

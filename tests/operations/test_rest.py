@@ -25,8 +25,8 @@ from pipeline.snapshots.files import snapshot_path, with_set_aside, write_snapsh
 from serving.online_store import _fields, string_keys
 from tests.commands import COMMAND, invoke, process, wait_until
 from tests.gateways import running, served, token
+from tests.operations.test_gateway import ASSETS, snapshot
 from tests.stores import apply_definitions, set_online_store, write_feature_store_yaml
-from tests.test_gateway import ASSETS, snapshot
 
 AS_OF = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
 # The ttl of alarm_features is 30 d, of recent_telemetry_features 7 d: too old for the gateway, not for Feast.
