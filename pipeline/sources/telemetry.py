@@ -173,7 +173,8 @@ def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any])
         return source.stream(query_of(view, fragments), parameters, schema)
     rows = source.stream(query_of(view, fragments), parameters, schema.append(POWER_BY_NAME))
     power = _power_of(rows, source, parameters)
-    return _with_availabilities(rows.select(schema.names), power, parameters)
+    rows = rows.select(schema.names)  # the arrays of power are large
+    return _with_availabilities(rows, power, parameters)
 
 
 def _read_power(source: ClickHouseSource, parameters: Mapping[str, Any]) -> pa.Table:
@@ -192,11 +193,11 @@ def _power_of(rows: pa.Table, source: ClickHouseSource, parameters: Mapping[str,
     power = power.append_column("early_peaks", power["peaks"])
     moved = power.filter(pc.greater(pc.list_value_length(power["sites"]), 1))
     assets, sites = pc.unique(moved["asset"]), pc.unique(pc.list_flatten(moved["sites"]))
-    stayed = power.filter(pc.invert(pc.is_in(power["asset"], value_set=assets)))
-    stayed = stayed.append_column("site", pc.list_element(stayed["sites"], 0)).select(POWER.names).cast(POWER)
+    power = power.append_column("site", pc.list_element(power["sites"], 0)).select(POWER.names).cast(POWER)
     if not len(assets):
-        return stayed
+        return power
     at_sites = _read_power(source, {**parameters, "sites": sites.to_pylist()})
+    stayed = power.filter(pc.invert(pc.is_in(power["asset"], value_set=assets)))
     return pa.concat_tables([stayed, at_sites.filter(pc.is_in(at_sites["asset"], value_set=assets))])
 
 
