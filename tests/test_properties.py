@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dev.servers import PostgresServer
+from pipeline.base.specs import SPECS
 from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS, VARIANTS, BothVariants, Views, open_both_variants
 from tests.fleets import BATCH, FLEETS, Batch, as_stored, batches, generated
 from tests.reference import Fleet, Row, reference_features
@@ -77,7 +78,7 @@ def test_many_instants_equal_each_by_itself(databases: BothVariants) -> None:
             assert together.equals(single), f"{view}, variant {variant}"
         last = batch.instants[0]
         instants = [last - timedelta(days=days) for days in (31, 8, 1, 0)]
-        for view in CLICKHOUSE_VIEWS:
+        for view in {SPECS[view].rows_of for view in CLICKHOUSE_VIEWS}:  # one pass gives the rows of both
             together = databases.read_telemetry(view, instants, batch.width)
             single = pa.concat_tables(databases.read_telemetry(view, [instant], batch.width) for instant in instants)
             assert together.equals(single), view
