@@ -797,6 +797,16 @@ def test_a_bucket_counts_at_the_site_where_the_asset_then_was(dcmms: Dcmms) -> N
     }
 
 
+def test_each_name_of_power_counts_at_its_own_sites(dcmms: Dcmms) -> None:
+    """Asset 3 came from two sites, where it reported by another name, which is not the preferred one."""
+    site_power(dcmms, 1, {1: [100, 100], 2: [100, 100], 3: [100, 0]})
+    dcmms.buckets(
+        bucket(asset_key(3), "active_power_kw", ago(60), site_id=site_key(2)),
+        bucket(asset_key(3), "active_power_kw", ago(50), site_id=site_key(3)),
+    )
+    assert columns_of(dcmms.extract(VIEW), "availability_7d") == {1: (1.0,), 2: (1.0,), 3: (0.5,)}
+
+
 def test_availability_counts_the_buckets_of_its_window(dcmms: Dcmms) -> None:
     """Asset 1 is down in some hours, in which the others of its site produce."""
     downtimes = [ago(30), ago(7, seconds=1)]

@@ -191,14 +191,16 @@ def _power_of(rows: pa.Table, source: ClickHouseSource, parameters: Mapping[str,
     power = power.append_column("asset", rows["asset_id"].take(pc.list_parent_indices(by_name)))
     # no bucket that is read ends after the only instant
     power = power.append_column("early_peaks", power["peaks"])
-    moved = power.filter(pc.greater(pc.list_value_length(power["sites"]), 1))
-    assets, sites = pc.unique(moved["asset"]), pc.unique(pc.list_flatten(moved["sites"]))
+    assets = pc.unique(power["asset"].filter(pc.greater(pc.list_value_length(power["sites"]), 1)))
+    has_moved = pc.is_in(power["asset"], value_set=assets)
+    # of each name: one may be of a site where the others are not
+    sites = pc.unique(pc.list_flatten(power["sites"].filter(has_moved)))
     power = power.append_column("site", pc.list_element(power["sites"], 0)).select(POWER.names).cast(POWER)
     if not len(assets):
         return power
     at_sites = _read_power(source, {**parameters, "sites": sites.to_pylist()})
-    stayed = power.filter(pc.invert(pc.is_in(power["asset"], value_set=assets)))
-    return pa.concat_tables([stayed, at_sites.filter(pc.is_in(at_sites["asset"], value_set=assets))])
+    moved = at_sites.filter(pc.is_in(at_sites["asset"], value_set=assets))
+    return pa.concat_tables([power.filter(pc.invert(has_moved)), moved])
 
 
 def _with_availabilities(rows: pa.Table, power: pa.Table, parameters: dict[str, Any]) -> pa.Table:
