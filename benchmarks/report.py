@@ -149,10 +149,10 @@ def _fleets(records: list[dict]) -> Iterable[str]:
             )
     yield "\n".join(lines)
     yield (
-        "Targets for `telemetry_features`, of CPU time: 1.3 times the floor, and 2 times with an hour stored twice. They "
-        "were set for version 1. Beyond what the floor does, an extraction looks for copies, adds up whole numbers of "
-        "units, so that the same rows give the same sums in whatever order they come, does so for the windows of the "
-        "last day and the 29 d before as well, and takes power along, by which availability is judged."
+        "Targets for `telemetry_features`, of CPU time: 1.3 times the floor, and 2 times with an hour stored twice. "
+        "They were set for version 1. Beyond what the floor does, an extraction looks for copies; adds up whole "
+        "numbers of units, so that the same rows give the same sums in whatever order they come; does so for the last "
+        "day and the 29 d before it, too; and takes power along, by which availability is judged."
     )
     heads = ("assets", "runs", "ClickHouse on disk", "whole run", "CPU", "peak memory", "CPU for version 1", "all / it")
     lines = [f"| {' | '.join(heads)} |", "|---:" * len(heads) + "|"]
