@@ -190,7 +190,7 @@ def _backfill(records: list[dict]) -> Iterable[str]:
     yield "\n".join([head, "|---|---:|---:|---:|---:|", *rows])
     yield (
         "Targets: the snapshots of all views cost 1.3 times those of version 1; on 4,000 assets, by `python -m "
-        "benchmarks.backfill`, 365 cost at most 12 times one. Here the files of 365 days weigh more than the rows."
+        "benchmarks.backfill`, 365 cost at most 12 times one."
     )
 
 
