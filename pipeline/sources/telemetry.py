@@ -165,14 +165,12 @@ def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any])
     """Return the rows of some sites, or of all."""
     fragments = NOTHING if parameters["blocks_with_copies"] else _WITHOUT_COPIES
     schema = SPECS[view].extracted_schema
-    is_judged = COLUMNS[0] in SPECS[view].computed
-    if parameters["offsets"] != [0]:
-        rows = source.stream(backfill_query_of(view, fragments), parameters, schema)
-        return _with_availabilities(rows, _read_power(source, parameters), parameters) if is_judged else rows
-    if not is_judged:
-        return source.stream(query_of(view, fragments), parameters, schema)
-    rows = source.stream(query_of(view, fragments), parameters, schema.append(POWER_BY_NAME))
-    power = _power_of(rows, source, parameters)
+    is_single = parameters["offsets"] == [0]
+    query = query_of(view, fragments) if is_single else backfill_query_of(view, fragments)
+    if COLUMNS[0] not in SPECS[view].computed:
+        return source.stream(query, parameters, schema)
+    rows = source.stream(query, parameters, schema.append(POWER_BY_NAME) if is_single else schema)
+    power = _power_of(rows, source, parameters) if is_single else _read_power(source, parameters)
     rows = rows.select(schema.names)  # the arrays of power are large
     return _with_availabilities(rows, power, parameters)
 
