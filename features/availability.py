@@ -114,12 +114,19 @@ class _Judgement:
 
 @dataclass(frozen=True)
 class _Buckets:
-    """Buckets of some sites: the row of each, its start and average, and the number of its place: a start at a site."""
+    """Buckets of some sites, sorted by start: the row of each, its start and average, and the number of its place.
+
+    A place is a start at a site; their numbers grow with the start.
+    """
 
     row: NDArray[np.int64]
     start: NDArray[np.uint32]
     average: NDArray[np.float64]
     place: NDArray[np.int64]
+
+    def only(self, which: slice | NDArray[np.bool_]) -> "_Buckets":
+        """Return those of them."""
+        return _Buckets(self.row[which], self.start[which], self.average[which], self.place[which])
 
 
 class _LastDay:
@@ -187,30 +194,42 @@ def _whole_sites(site: NDArray[np.int32], buckets: NDArray[np.int32]) -> Iterato
 
 def _buckets(rows: pa.Table, site: NDArray[np.int32], first: int) -> _Buckets:
     lengths = pc.list_value_length(rows["starts"]).to_numpy()
-    row = np.repeat(np.arange(len(lengths)), lengths)
     start = pc.list_flatten(rows["starts"]).to_numpy()
+    by_start = np.argsort(start, kind="stable")
+    start = start[by_start]
+    row = np.repeat(np.arange(len(lengths)), lengths)[by_start]
     place, _ = pd.factorize(site[row].astype(np.int64) << 32 | start)
-    return _Buckets(row + first, start, pc.list_flatten(rows["averages"]).to_numpy(), place)
+    return _Buckets(row + first, start, pc.list_flatten(rows["averages"]).to_numpy()[by_start], place)
 
 
 def _counts(
     series: _Series, buckets: _Buckets, judgement: _Judgement, instant: Instant, last_day: _LastDay
 ) -> NDArray[np.int64]:
     """Return per asset the productive buckets and those of them in which it produced: [window, which, asset]."""
-    oldest = instant.ceiling - max(_WINDOWS) * DAY
-    taken = judgement.counts[buckets.row] & (buckets.start >= oldest) & (buckets.start <= instant.last_start)
-    row, start, place = buckets.row[taken], buckets.start[taken], buckets.place[taken]
-    asset, average, threshold = series.asset[row], buckets.average[taken], judgement.threshold[row]
-    is_late = start >= instant.ceiling - DAY
-    last_day.add(asset[is_late], average[is_late], threshold[is_late])
-    produces = average > threshold
-    others = np.bincount(place)[place] - 1
-    others_producing = np.bincount(place[produces], minlength=place.max(initial=0) + 1)[place] - produces
-    productive = judgement.is_judged[row] & (others > 0) & (2 * others_producing >= others)
-    in_windows = [productive & (start >= instant.ceiling - days * DAY) for days in _WINDOWS]
-    return np.array(
-        [
-            [np.bincount(asset[which], minlength=series.assets) for which in (judged, judged & produces)]
-            for judged in in_windows
-        ]
+    window = slice(
+        _place_of(instant.ceiling - max(_WINDOWS) * DAY, buckets.start),
+        _place_of(instant.last_start + 1, buckets.start),
     )
+    taken = buckets.only(window)
+    if not (counts := judgement.counts[taken.row]).all():
+        taken = taken.only(counts)
+    row, start, average = taken.row, taken.start, taken.average
+    asset, threshold = series.asset[row], judgement.threshold[row]
+    late = slice(_place_of(instant.ceiling - DAY, start), None)
+    last_day.add(asset[late], average[late], threshold[late])
+    place = taken.place - taken.place.min(initial=0)  # so that counts are of the places in the window alone
+    produces = average > threshold
+    present, producing = np.bincount(place), np.bincount(place[produces], minlength=place.max(initial=-1) + 1)
+    # twice the producing others less the others: of the bucket of an asset that does not produce, and never without any
+    surplus = np.where(present > 1, 2 * producing - present + 1, -1)
+    productive = judgement.is_judged[row] & (surplus[place] >= 2 * produces)
+    both = productive, productive & produces
+    in_windows = [slice(_place_of(instant.ceiling - days * DAY, start), None) for days in _WINDOWS]
+    return np.array(
+        [[np.bincount(asset[since][which[since]], minlength=series.assets) for which in both] for since in in_windows]
+    )
+
+
+def _place_of(bound: int, starts: NDArray[np.uint32]) -> int:
+    """Return where in `starts`, which are sorted, the first one from `bound` on is."""
+    return int(np.searchsorted(starts, np.uint32(max(bound, 0))))

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 DAY = timedelta(days=1)
 # Reading a chunk takes in the 90 d before its first instant besides the days that it spans: longer chunks read less,
 # and hold the rows of more instants in memory.
-CHUNK_DAYS = 60
+CHUNK_DAYS = 92
 
 # Told the instants done so far and the instants in all, whenever that changes.
 Progress = Callable[[int, int], None]
