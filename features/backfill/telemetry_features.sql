@@ -113,8 +113,8 @@ by_day as (
         minOrNullIfResample(0, {days:UInt16}, 1)(lowest, not straddles, day) as all_lowest_in_time,  -- noqa: LT01
         maxOrNullResample(0, {days:UInt16}, 1)(highest, day) as all_highest,  -- noqa: LT01
         maxOrNullIfResample(0, {days:UInt16}, 1)(highest, not straddles, day) as all_highest_in_time,  -- noqa: LT01
-        groupUniqArrayArrayResample(0, {days:UInt16}, 1)(power_cells, day) as all_cells,  -- noqa: LT01
-        groupUniqArrayArrayIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
+        groupArrayArrayResample(0, {days:UInt16}, 1)(power_cells, day) as all_cells,  -- noqa: LT01
+        groupArrayArrayIfResample(0, {days:UInt16}, 1)(  -- noqa: LT01
             power_cells, not straddles, day
         ) as all_cells_in_time,
         sumForEachResample(0, {days:UInt16}, 1)(sums, day) as all_sums,  -- noqa: LT01

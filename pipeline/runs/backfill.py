@@ -186,16 +186,18 @@ def computed(
         if from_postgres:
             postgres = stack.enter_context(open_postgres(settings))
             extract.warn_of_undated_rows(postgres)
-            readers |= {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
+            readers = {view: partial(extract.read_postgres, postgres, view) for view in from_postgres}
         if from_clickhouse:
             clickhouse = stack.enter_context(open_clickhouse(settings))
             check_bucket_width(clickhouse, max(wanted), settings.bucket_seconds)
-            for view in from_clickhouse:
-                readers[view] = partial(read_telemetry, clickhouse, view, bucket_seconds=settings.bucket_seconds)
+            read = partial(read_telemetry, clickhouse, bucket_seconds=settings.bucket_seconds)
+            # first: it takes most memory, an embedded engine in this process, when there are no rows of others yet
+            readers = {view: partial(read, view) for view in from_clickhouse} | readers
         for chunk in chunks_of(list(wanted)):
-            tables = {view: read(chunk) for view, read in readers.items()}
+            tables = {view: read_view(chunk) for view, read_view in readers.items()}
             for instant in chunk:
                 yield instant, _snapshots_of(instant, wanted[instant], tables, implausible)
+            del tables  # or they stay while the next ones are read
 
 
 def chunks_of(instants: Sequence[datetime]) -> Iterator[list[datetime]]:

@@ -31,7 +31,6 @@ BUCKET_GAPS = query_text(_SQL / "bucket_gaps.sql")
 ROWS_OF_SITES = query_text(_SQL / "rows_of_sites.sql")
 SURVEY = query_text(_SQL / "telemetry_survey.sql")
 NARROW_ASSETS = query_text(_SQL / "narrow_assets.sql")
-POWER_SQL = query_text(FRAGMENTS / "telemetry_power.sql")
 # What the SQL of one instant says of power, of each name that an asset has reported, in the columns of `POWER`.
 POWER_BY_NAME = pa.field(
     "power_by_name",
@@ -45,7 +44,7 @@ POWER_BY_NAME = pa.field(
         )
     ),
 )
-# Where no bucket is stored twice, ClickHouse need not understand what would become of copies.
+# Where no bucket is stored twice, ClickHouse need not understand what would become of copies, and reads in order.
 _WITHOUT_COPIES = {"telemetry_parts": "telemetry_parts_alone", "telemetry_stored": "telemetry_alone"}
 _BUCKET_GAPS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("gaps", "series", "narrower", "matching", "typical")])
 _ROWS_OF_SITES_SCHEMA = pa.schema([("sites", pa.list_(pa.string())), ("row_count", pa.int64())])
@@ -117,6 +116,7 @@ def read_telemetry(
     view = SPECS[view].rows_of
     if source.last_read and source.last_read[0] == (view, *instants, bucket_seconds):
         return source.last_read[1]
+    source.last_read = None  # its rows would stay while others are read
     last = max(instants)
     offsets = [(last - instant) // DAY for instant in instants]
     bounds = _bounds(instants, bucket_seconds)
@@ -163,8 +163,7 @@ def query_parameters(
 
 def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any]) -> pa.Table:
     """Return the rows of some sites, or of all."""
-    fragments = NOTHING if parameters["blocks_with_copies"] else _WITHOUT_COPIES
-    schema = SPECS[view].extracted_schema
+    schema, fragments = SPECS[view].extracted_schema, _fragments(parameters)
     is_single = parameters["offsets"] == [0]
     query = query_of(view, fragments) if is_single else backfill_query_of(view, fragments)
     if COLUMNS[0] not in SPECS[view].computed:
@@ -176,7 +175,13 @@ def _read_sites(source: ClickHouseSource, view: str, parameters: dict[str, Any])
 
 
 def _read_power(source: ClickHouseSource, parameters: Mapping[str, Any]) -> pa.Table:
-    return source.stream(POWER_SQL, parameters, POWER)
+    query = query_text(FRAGMENTS / "telemetry_power.sql", _fragments(parameters))
+    return source.stream(query, parameters, POWER)
+
+
+def _fragments(parameters: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return which fragments stand for others: where there are no copies, none of the SQL is of them."""
+    return NOTHING if parameters["blocks_with_copies"] else _WITHOUT_COPIES
 
 
 def _power_of(rows: pa.Table, source: ClickHouseSource, parameters: Mapping[str, Any]) -> pa.Table:
