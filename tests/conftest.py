@@ -16,6 +16,7 @@ from pipeline.base.settings import Settings
 from tests.dcmms import Dcmms
 from tests.production import Production
 from tests.production import production as open_production
+from tests.stores import write_feature_store_yaml
 
 DATABASE = "dcmms_analytics"
 
@@ -85,6 +86,18 @@ def settings(postgres: PostgresServer, clickhouse_directory: Path, variant: str,
         clickhouse_database=DATABASE,
         feature_data_dir=tmp_path / "data",
     )
+
+
+@pytest.fixture(scope="module")
+def store_yaml(
+    postgres: PostgresServer,
+    redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Path:
+    """A feature_store.yaml with a registry of the module's own, `feast_` and its name."""
+    name = request.module.__name__.rpartition("test_")[2]
+    return write_feature_store_yaml(tmp_path_factory.mktemp(name), postgres, redis, f"feast_{name}")
 
 
 @pytest.fixture

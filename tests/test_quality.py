@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from feast import Field
 from feast.types import Float32, Float64, Int32, String
 
-from dev.servers import PostgresServer, RedisServer
+from dev.servers import RedisServer
 from features.fields import AT_T, COMES_AND_GOES, NEVER, UNKNOWN, Range, feature, range_of
 from materialize_features import cli
 from pipeline.base.results import ViewResult
@@ -29,7 +29,7 @@ from pipeline.snapshots.files import read_snapshot, set_aside_in, snapshot_path,
 from pipeline.snapshots.quality import BrokenRule, broken_rows, losses, split, wrong_assets
 from pipeline.snapshots.quarantine import few_in_words, in_words, quarantine_path, rejected_rows
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, is_written, online_values, write_feature_store_yaml
+from tests.stores import apply_definitions, is_written, online_values, use_settings
 
 ROWS = 20
 FEATURES = [(view, field) for view in VIEWS.values() for field in view.features]
@@ -452,22 +452,12 @@ def variant() -> str:
     return "n"
 
 
-@pytest.fixture(scope="module")
-def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature_store.yaml."""
-    return write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_quality")
-
-
 @pytest.fixture
-def fleet(dcmms: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
+def fleet(dcmms: Dcmms, store_yaml: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """Six assets with four days of telemetry, nothing online yet; the settings are in the environment."""
     settings = dcmms.settings
-    apply_definitions(store, settings.feature_data_dir)
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
-    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
+    apply_definitions(store_yaml, settings.feature_data_dir)
+    use_settings(monkeypatch, settings, store_yaml)
     for number in range(1, 7):
         asset = dcmms.asset(number)
         dcmms.buckets(*[bucket(asset, "power_kw", ago(hours=hour), hour, anomaly_count=2) for hour in range(1, 25)])
@@ -533,7 +523,7 @@ def summary_line(result: Result, view: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("busy_is_odd")
-def test_odd_rows_are_set_aside_and_the_others_go_on(fleet: Dcmms, store: Path, tmp_path: Path) -> None:
+def test_odd_rows_are_set_aside_and_the_others_go_on(fleet: Dcmms, store_yaml: Path, tmp_path: Path) -> None:
     assert invoke(*EARLIER).exit_code == 0
     before = snapshots(fleet)
     make_busy(fleet, 2)
@@ -565,19 +555,19 @@ def test_odd_rows_are_set_aside_and_the_others_go_on(fleet: Dcmms, store: Path, 
     counted = metrics.read_text()
     assert 'feature_store_view_rejected_rows{view="work_order_features"} 1.0' in counted
     assert 'feature_store_view_rows{view="work_order_features"} 5.0' in counted
-    with open_feature_store(store) as opened:
+    with open_feature_store(store_yaml) as opened:
         views = Ledger(opened).last_runs(1)[0].views
     assert {view: (told["rejected"], told["outcome"]) for view, told in views.items()} == {
         view: (int(view == WORK_ORDERS), "online") for view in VIEWS
     }
     # what is online of asset 2 is an hour old
     features = ["work_order_features:wo_count_7d", "work_order_features:wo_count_30d"]
-    values = online_values(store, features, [asset_key(number) for number in (1, 2, 3)])
+    values = online_values(store_yaml, features, [asset_key(number) for number in (1, 2, 3)])
     assert values == {"wo_count_7d": [0, 0, 1], "wo_count_30d": [0, 0, 1]}
 
 
 @pytest.mark.usefixtures("busy_is_odd")
-def test_an_asset_that_is_set_aside_has_not_left(fleet: Dcmms, store: Path) -> None:
+def test_an_asset_that_is_set_aside_has_not_left(fleet: Dcmms, store_yaml: Path) -> None:
     features = ["work_order_features:wo_count_7d", "work_order_features:wo_count_30d"]
 
     def run_later(minutes: int) -> Result:
@@ -585,7 +575,7 @@ def test_an_asset_that_is_set_aside_has_not_left(fleet: Dcmms, store: Path) -> N
 
     def online() -> list[int | None]:
         assert invoke("verify", "--view", WORK_ORDERS).exit_code == 0
-        values = online_values(store, features, [asset_key(2)])
+        values = online_values(store_yaml, features, [asset_key(2)])
         assert values["wo_count_7d"] == values["wo_count_30d"]
         return values["wo_count_7d"]
 
@@ -603,7 +593,7 @@ def test_an_asset_that_is_set_aside_has_not_left(fleet: Dcmms, store: Path) -> N
 
 @pytest.mark.usefixtures("busy_is_odd")
 def test_more_than_a_few_odd_rows_hold_back_their_view_alone(
-    fleet: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Dcmms, store_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert invoke(*EARLIER).exit_code == 0
     before = snapshots(fleet)
@@ -622,7 +612,7 @@ def test_more_than_a_few_odd_rows_hold_back_their_view_alone(
     line = summary_line(result, WORK_ORDERS)
     assert (line[1:3], line[-1]) == (["6", "4"], "rejected")
     features = ["asset_features:total_work_orders", "work_order_features:wo_count_7d"]
-    assert online_values(store, features, [asset_key(2)]) == {"total_work_orders": [4], "wo_count_7d": [0]}
+    assert online_values(store_yaml, features, [asset_key(2)]) == {"total_work_orders": [4], "wo_count_7d": [0]}
 
     monkeypatch.setenv("QUALITY_MAX_REJECTED", "0.7")
     result = invoke("--view", WORK_ORDERS)
@@ -650,7 +640,7 @@ def test_odd_rows_are_neither_missing_nor_lost(fleet: Dcmms, monkeypatch: pytest
 
 
 def test_telemetry_that_is_set_aside_still_counts_in_the_health_score(
-    fleet: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Dcmms, store_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_most(monkeypatch, "telemetry_features", "anomaly_count_7d", 400)
     fleet.buckets(bucket(asset_key(1), "voltage_v", ago(hours=2), anomaly_count=500))
@@ -658,7 +648,7 @@ def test_telemetry_that_is_set_aside_still_counts_in_the_health_score(
     assert result.exit_code == 0
     assert "telemetry_features: set aside by the quality gate: anomaly_count_7d is not in [0, 400]" in result.stderr
     values = online_values(
-        store,
+        store_yaml,
         ["asset_features:health_score", "telemetry_features:anomaly_count_7d"],
         [asset_key(1), asset_key(2)],
     )
@@ -794,7 +784,9 @@ def test_table_has_a_column_of_rejected_rows_only_if_there_are_any(capsys: pytes
     assert ["asset_features", "3", "2"] in [line[:3] for line in printed]
 
 
-def test_implausible_values_are_counted_wherever_a_run_is_told_of(fleet: Dcmms, store: Path, tmp_path: Path) -> None:
+def test_implausible_values_are_counted_wherever_a_run_is_told_of(
+    fleet: Dcmms, store_yaml: Path, tmp_path: Path
+) -> None:
     fleet.buckets(*[bucket(asset_key(2), "power_kw", ago(hours=hour), count=61) for hour in range(1, 25)])
     metrics = tmp_path / "metrics.prom"
     result = invoke("--metrics-file", str(metrics), "--log-format", "json")
@@ -807,12 +799,12 @@ def test_implausible_values_are_counted_wherever_a_run_is_told_of(fleet: Dcmms, 
     }
     (warning,) = [line for line in lines if line["level"] == "WARNING"]
     assert (warning["view"], str(asset_key(2)) in warning["message"]) == ("telemetry_features", True)
-    with open_feature_store(store) as opened:
+    with open_feature_store(store_yaml) as opened:
         assert Ledger(opened).last_runs(1)[0].views["telemetry_features"]["implausible"] == told
     for feature_name, count in told.items():
         sample = f'feature_store_view_implausible_rows{{feature="{feature_name}",view="telemetry_features"}} {count}.0'
         assert sample in metrics.read_text()
-    assert online_values(store, ["telemetry_features:rolling_min_power_7d"], [asset_key(2)]) == {
+    assert online_values(store_yaml, ["telemetry_features:rolling_min_power_7d"], [asset_key(2)]) == {
         "rolling_min_power_7d": [100.0]
     }
 

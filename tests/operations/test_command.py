@@ -27,7 +27,14 @@ from pipeline.registry.feast_store import open_feature_store, registered_view
 from pipeline.registry.lock import one_at_a_time
 from tests.both_variants import CLICKHOUSE_VIEWS, POSTGRES_VIEWS
 from tests.dcmms import Dcmms, T, ago, asset_key, bucket
-from tests.stores import apply_definitions, is_written, online_values, set_online_store, write_feature_store_yaml
+from tests.stores import (
+    apply_definitions,
+    is_written,
+    online_values,
+    set_online_store,
+    use_settings,
+    write_feature_store_yaml,
+)
 
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
 PASSWORD = "s3cr3t-Pa55"
@@ -36,12 +43,6 @@ PASSWORD = "s3cr3t-Pa55"
 @pytest.fixture
 def variant() -> str:
     return "n"
-
-
-@pytest.fixture(scope="module")
-def store(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature_store.yaml."""
-    return write_feature_store_yaml(tmp_path_factory.mktemp("store"), postgres, redis, "feast_command")
 
 
 @pytest.fixture
@@ -55,15 +56,11 @@ def fleet(dcmms: Dcmms) -> Dcmms:
 
 
 @pytest.fixture
-def environment(fleet: Dcmms, store: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
+def environment(fleet: Dcmms, store_yaml: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """The settings of a run in the environment, the definitions in the registry, and an empty Redis."""
     settings = fleet.settings
-    apply_definitions(store, settings.feature_data_dir)
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", "/nonexistent")
-    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_DSN", settings.clickhouse_dsn.get_secret_value())
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
+    apply_definitions(store_yaml, settings.feature_data_dir)
+    use_settings(monkeypatch, settings, store_yaml)
     with closing(redis_client.Redis(port=redis.port)) as client:
         client.flushall()
     return fleet
@@ -87,7 +84,7 @@ def snapshots(environment: Dcmms) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if is_written(path))
 
 
-def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store: Path) -> None:
+def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, store_yaml: Path) -> None:
     result = invoke("--as-of", AS_OF)
     assert result.exit_code == 0, result.output
     assert snapshots(environment) == [f"{view}/snapshot_date=2026-03-11/20260311T100000Z.parquet" for view in VIEWS]
@@ -99,7 +96,7 @@ def test_run_writes_one_snapshot_per_view_and_publishes_it(environment: Dcmms, s
         assert file.metadata.num_rows == 2
         assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     features = ["telemetry_features:capacity_factor_7d", "work_order_features:wo_count_7d"]
-    values = online_values(store, features, [asset_key(2)])
+    values = online_values(store_yaml, features, [asset_key(2)])
     assert values == {"capacity_factor_7d": pytest.approx([0.2]), "wo_count_7d": [1]}
 
 
@@ -126,12 +123,12 @@ def test_damaged_snapshot_is_replaced(environment: Dcmms) -> None:
     assert read(environment, "work_order_features").drop(["created"]) == whole
 
 
-def test_correction_of_the_same_instant_reaches_the_online_store(environment: Dcmms, store: Path) -> None:
+def test_correction_of_the_same_instant_reaches_the_online_store(environment: Dcmms, store_yaml: Path) -> None:
     invoke("--as-of", AS_OF)
     environment.work_order(environment.asset(3), ago(3))
     environment.work_order(asset_key(1), ago(3))
     assert invoke("--as-of", AS_OF).exit_code == 0
-    values = online_values(store, ["work_order_features:wo_count_7d"], [asset_key(1), asset_key(3)])
+    values = online_values(store_yaml, ["work_order_features:wo_count_7d"], [asset_key(1), asset_key(3)])
     assert values == {"wo_count_7d": [2, 1]}
 
 
@@ -426,11 +423,11 @@ def test_unregistered_views_are_refused_before_anything_is_written(
 
 
 def test_redis_down_fails_with_the_snapshot_kept(
-    environment: Dcmms, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    environment: Dcmms, store_yaml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     port = free_port()
     other = tmp_path / "feature_store.yaml"
-    text = store.read_text()
+    text = store_yaml.read_text()
     here = text[text.index("connection_string: 127.0.0.1:") :].split(",")[0]
     other.write_text(text.replace(here, f"connection_string: 127.0.0.1:{port}"))
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(other))
@@ -440,7 +437,7 @@ def test_redis_down_fails_with_the_snapshot_kept(
     assert error.startswith(f"{', '.join(VIEWS)}: Redis: ")
     assert str(port) in error
     assert len(snapshots(environment)) == len(VIEWS)
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store))
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(store_yaml))
     assert invoke("--as-of", AS_OF).exit_code == 0
 
 
@@ -573,7 +570,7 @@ def test_an_empty_data_directory_counts_as_not_set(
 )
 def test_cluster_or_sentinel_that_is_none_or_down_is_one_line(
     environment: Dcmms,
-    store: Path,
+    store_yaml: Path,
     redis: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -585,7 +582,7 @@ def test_cluster_or_sentinel_that_is_none_or_down_is_one_line(
     assert invoke("--as-of", AS_OF, *view).exit_code == 0
     before = state(environment, redis)
     other = tmp_path / "feature_store.yaml"
-    other.write_text(store.read_text())
+    other.write_text(store_yaml.read_text())
     node = f"127.0.0.1:{redis.port if is_up else free_port()}"
     set_online_store(
         other, redis_type=redis_type, sentinel_master="dcmms", connection_string=f"{node},socket_timeout=1"

@@ -1,7 +1,6 @@
 """One run at a time: who holds the lock is said, who dies frees it, and other projects are not concerned."""
 
 import math
-import os
 import socket
 import threading
 import time
@@ -22,7 +21,7 @@ from pipeline.registry.lock import LockHeld, lock_key, one_at_a_time
 from pipeline.runs.job import run_job
 from tests.commands import COMMAND, invoke, process, wait_until, waiting_for_a_table
 from tests.dcmms import Dcmms, T, ago
-from tests.stores import apply_definitions, write_feature_store_yaml
+from tests.stores import apply_definitions, use_settings
 
 VIEW = "work_order_features"
 AS_OF = f"{T:%Y-%m-%dT%H:%M:%SZ}"
@@ -33,33 +32,24 @@ def variant() -> str:
     return "n"
 
 
-@pytest.fixture(scope="module")
-def yaml_path(postgres: PostgresServer, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_feature_store_yaml(tmp_path_factory.mktemp("lock"), postgres, redis, "feast_lock")
-
-
 @pytest.fixture
-def environment(dcmms: Dcmms, yaml_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
+def environment(dcmms: Dcmms, store_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> Dcmms:
     """One asset with a work order, and the settings of a run in the environment."""
-    apply_definitions(yaml_path, dcmms.settings.feature_data_dir)
+    apply_definitions(store_yaml, dcmms.settings.feature_data_dir)
     dcmms.work_order(dcmms.asset(1), ago(1))
-    monkeypatch.setenv("FEATURE_STORE_ENV_FILE", os.devnull)
-    monkeypatch.setenv("DATABASE_URL", dcmms.settings.database_url.get_secret_value())
-    monkeypatch.setenv("CLICKHOUSE_HOST", "http://127.0.0.1:1")
-    monkeypatch.setenv("FEATURE_DATA_DIR", str(dcmms.settings.feature_data_dir))
-    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(yaml_path))
+    use_settings(monkeypatch, dcmms.settings, store_yaml)
     return dcmms
 
 
 @pytest.fixture
-def registry(postgres: PostgresServer, yaml_path: Path) -> Iterator[psycopg2.extensions.cursor]:
+def registry(postgres: PostgresServer, store_yaml: Path) -> Iterator[psycopg2.extensions.cursor]:
     with closing(psycopg2.connect(postgres.url("feast", "feast_lock"))) as connection:
         connection.autocommit = True
         yield connection.cursor()
 
 
 def test_a_killed_run_frees_the_lock_for_who_waits(
-    environment: Dcmms, postgres: PostgresServer, yaml_path: Path, tmp_path: Path
+    environment: Dcmms, postgres: PostgresServer, store_yaml: Path, tmp_path: Path
 ) -> None:
     with environment.postgres.cursor() as cursor, ExitStack() as stack:
         stack.callback(environment.postgres.rollback)
@@ -77,7 +67,7 @@ def test_a_killed_run_frees_the_lock_for_who_waits(
         acquired = threading.Event()
 
         def wait_for_it() -> None:
-            with open_feature_store(yaml_path) as store, one_at_a_time(store, math.inf):
+            with open_feature_store(store_yaml) as store, one_at_a_time(store, math.inf):
                 acquired.set()
 
         waiter = threading.Thread(target=wait_for_it)
@@ -93,11 +83,11 @@ def test_a_killed_run_frees_the_lock_for_who_waits(
 
 
 def test_projects_do_not_block_each_other(
-    postgres: PostgresServer, redis: RedisServer, yaml_path: Path, tmp_path: Path
+    postgres: PostgresServer, redis: RedisServer, store_yaml: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(yaml.safe_load(yaml_path.read_text()) | {"project": "other"}))
-    with open_feature_store(yaml_path) as store, open_feature_store(other) as another, one_at_a_time(store):
+    other.write_text(yaml.safe_dump(yaml.safe_load(store_yaml.read_text()) | {"project": "other"}))
+    with open_feature_store(store_yaml) as store, open_feature_store(other) as another, one_at_a_time(store):
         with one_at_a_time(another):
             pass
         began = time.monotonic()
@@ -130,16 +120,16 @@ def test_a_run_that_loses_its_lock_publishes_nothing(
     assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 0
 
 
-def test_a_lock_taken_over_is_noticed(yaml_path: Path, registry: psycopg2.extensions.cursor) -> None:
-    with open_feature_store(yaml_path) as store, one_at_a_time(store) as lock:
+def test_a_lock_taken_over_is_noticed(store_yaml: Path, registry: psycopg2.extensions.cursor) -> None:
+    with open_feature_store(store_yaml) as store, one_at_a_time(store) as lock:
         lock.check()
         registry.execute("select pg_terminate_backend(%s, 5000)", [lock.backend_pid])
         with one_at_a_time(store), pytest.raises(PipelineError, match="lost"):
             lock.check()
 
 
-def test_dry_run_and_backfill_take_no_lock(environment: Dcmms, yaml_path: Path) -> None:
-    with open_feature_store(yaml_path) as store, one_at_a_time(store):
+def test_dry_run_and_backfill_take_no_lock(environment: Dcmms, store_yaml: Path) -> None:
+    with open_feature_store(store_yaml) as store, one_at_a_time(store):
         assert invoke("--as-of", AS_OF, "--view", VIEW, "--dry-run").exit_code == 0
         backfill = ["backfill", "--start", "2026-03-10", "--end", "2026-03-11", "--view", VIEW]
         assert invoke(*backfill).exit_code == 0
@@ -227,12 +217,12 @@ def test_a_pooler_in_transaction_mode_is_refused(
     environment: Dcmms,
     postgres: PostgresServer,
     registry: psycopg2.extensions.cursor,
-    yaml_path: Path,
+    store_yaml: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with closing(TransactionPooler(postgres.port)) as pooler:
-        config = yaml.safe_load(yaml_path.read_text())
+        config = yaml.safe_load(store_yaml.read_text())
         config["registry"]["path"] = config["registry"]["path"].replace(str(postgres.port), str(pooler.port))
         path = tmp_path / "pooled.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -247,10 +237,10 @@ def test_a_pooler_in_transaction_mode_is_refused(
     assert registry.fetchone() == (0,)
 
 
-def test_views_without_their_entity_say_what_to_do(environment: Dcmms, yaml_path: Path) -> None:
+def test_views_without_their_entity_say_what_to_do(environment: Dcmms, store_yaml: Path) -> None:
     """As `feast teardown` leaves them."""
     assert invoke("--as-of", AS_OF, "--view", VIEW).exit_code == 0
-    with open_feature_store(yaml_path) as store:
+    with open_feature_store(store_yaml) as store:
         store.registry.delete_entity("asset", store.project)
     for command in (["--as-of", AS_OF, "--view", VIEW], ["status"], ["verify"], ["prune"]):
         result = invoke(*command)
