@@ -201,6 +201,17 @@ def test_several_instants_give_the_rows_of_each(dcmms: Dcmms) -> None:
     assert len(rows) == 7 + 6 + 7
 
 
+def test_an_asset_has_rows_at_the_instants_whose_90_days_hold_a_bucket(dcmms: Dcmms) -> None:
+    """Of assets that fall silent: a bucket counts at its second of the 90th day, and not a second earlier."""
+    dcmms.buckets(*power(asset_key(1), [ago(100), ago(97)]), *power(asset_key(2), [ago(100, seconds=1)]))
+    back = (0, 7, 10, 11, 30)
+    with open_clickhouse(dcmms.settings) as source:
+        rows = read_telemetry(source, VIEW, [ago(days) for days in back], 3600).to_pylist()
+    found = {days: by_number([row for row in rows if row["event_timestamp"] == ago(days)]) for days in back}
+    assert {days: {*assets} for days, assets in found.items()} == {0: set(), 7: {1}, 10: {1}, 11: {1, 2}, 30: {1, 2}}
+    assert found == {days: by_number(dcmms.extract(VIEW, ago(days))) for days in back}
+
+
 def test_ten_minute_buckets(dcmms: Dcmms) -> None:
     dcmms.settings = dcmms.settings.model_copy(update={"telemetry_bucket_minutes": 10})
     width = timedelta(minutes=10)
