@@ -54,7 +54,7 @@ _NARROW_ASSETS_SCHEMA = pa.schema([("event_timestamp", TIMESTAMP), ("asset_id", 
 # Fewer distances between buckets than this prove nothing: a new site, or a site that was silent.
 _ENOUGH_GAPS = 20
 # So many telemetry rows are read by one query, more in groups of sites. The first are a little more than the 90 d of
-# 50,000 assets with five hourly metrics; the second make up for the rows of up to 60 instants.
+# 50,000 assets with five hourly metrics; the second make up for the rows of up to 92 instants.
 ROWS_PER_QUERY = 600_000_000
 ROWS_PER_BACKFILL_QUERY = 20_000_000
 # So many assets are named in a warning.
